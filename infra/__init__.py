@@ -1,0 +1,1 @@
+"""Scripts that start and stop the real services on loopback, and the demo that drives them."""

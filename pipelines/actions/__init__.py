@@ -1,0 +1,1 @@
+"""What touches the world outside a workspace: fetch, snapshot, promote, rollback, pull, ask."""

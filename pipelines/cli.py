@@ -1,0 +1,254 @@
+"""The `assay` command: the only place that prints. It parses, calls one action, shows the result, and maps errors
+to exit codes: 0 done (a rejected candidate included), 2 bad input with one line of reason, 1 anything else.
+
+Nothing heavy is imported here: each command imports what it uses.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipelines.errors import AssayError, BadInput
+from pipelines.settings import Settings
+
+app = typer.Typer(
+    name="assay",
+    help="Version corpora, build indices, train adapters, judge both, release what passes.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+Name = Annotated[str, typer.Argument(help="Corpus name, as in params.yaml.", show_default=False)]
+Reference = Annotated[str, typer.Argument(help="NAME or NAME@GENERATION.", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
+
+
+def _emit(value: Any) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False, sort_keys=False))
+
+
+def _reference(text: str) -> tuple[str, int | None]:
+    from pipelines.core.names import parse_reference
+
+    try:
+        return parse_reference(text)
+    except ValueError as exc:
+        raise BadInput(str(exc)) from exc
+
+
+@app.command()
+def new(
+    name: Name,
+    documents: Annotated[Path, typer.Option(help="A folder of documents, or a BEIR folder as it is.")],
+    questions: Annotated[
+        Path | None, typer.Option(help="Gold questions: a JSON-lines file or a folder of them.")
+    ] = None,
+    examples: Annotated[
+        Path | None, typer.Option(help="Training examples: a JSON-lines file or a folder.")
+    ] = None,
+) -> None:
+    """Add a corpus: a block in params.yaml, nothing else."""
+    from pipelines.actions.new import add_corpus
+
+    add_corpus(Settings.from_env(), name, documents=documents, questions=questions, examples=examples)
+    print(f"{name}: added to params.yaml; next: assay run {name}")
+
+
+@app.command()
+def run(
+    name: Name, force: Annotated[bool, typer.Option(help="Run every stage, stale or not.")] = False
+) -> None:
+    """Run the whole graph once in the foreground, without Airflow services."""
+    from pipelines.progress import run_graph
+
+    run_graph(Settings.from_env(), name, force=force)
+
+
+@app.command()
+def stage(
+    name: Name,
+    stage: Annotated[str, typer.Argument(help="A stage or action of dvc.yaml.", show_default=False)],
+    force: Annotated[bool, typer.Option(help="Run it, stale or not.")] = False,
+    skip_code: Annotated[
+        int, typer.Option(help="Exit code when there was nothing to do (Airflow uses 99).")
+    ] = 0,
+) -> None:
+    """Run one stage, if it is stale."""
+    from pipelines.runner import run_node
+
+    outcome = run_node(Settings.from_env(), name, stage, force=force)
+    print(
+        json.dumps({"stage": outcome.node, "changed": outcome.changed, "summary": outcome.summary}),
+        flush=True,
+    )
+    if not outcome.changed:
+        raise typer.Exit(skip_code)
+
+
+@app.command("exec", hidden=True)
+def exec_stage(stage: str) -> None:
+    """What DVC calls inside a workspace: do the work of a stage, write its receipt."""
+    from pipelines.runner import execute
+
+    print(execute(Settings.from_env(), Path.cwd().name, stage), flush=True)
+
+
+@app.command()
+def ask(
+    reference: Reference,
+    question: Annotated[str, typer.Argument(help="The question.", show_default=False)],
+    as_json: AsJson = False,
+) -> None:
+    """Ask a promoted release one question; the answer comes with its citations."""
+    from pipelines.actions.ask import ask_release
+
+    corpus, generation = _reference(reference)
+    answer = ask_release(Settings.from_env(), corpus, question, generation=generation)
+    if as_json:
+        _emit(answer)
+    else:
+        from pipelines.show import show_answer
+
+        show_answer(question, answer)
+
+
+@app.command()
+def compare(name: Name, as_json: AsJson = False) -> None:
+    """The arms side by side on the same questions, with intervals and n."""
+    from pipelines.actions.views import comparison
+
+    result = comparison(Settings.from_env(), name)
+    if as_json:
+        _emit(result)
+    else:
+        from pipelines.show import show_comparison
+
+        show_comparison(result)
+
+
+@app.command()
+def report(name: Name, as_json: AsJson = False) -> None:
+    """The last candidate: retrieval metrics, checks, verdict."""
+    from pipelines.actions.views import candidate_report
+
+    result = candidate_report(Settings.from_env(), name)
+    if as_json:
+        _emit(result)
+    else:
+        from pipelines.show import show_report
+
+        show_report(result)
+
+
+@app.command()
+def releases(name: Name, as_json: AsJson = False) -> None:
+    """The release log of a corpus."""
+    from pipelines.actions.views import release_list
+
+    result = release_list(Settings.from_env(), name)
+    if as_json:
+        _emit(result)
+    else:
+        from pipelines.show import show_releases
+
+        show_releases(result)
+
+
+@app.command()
+def show(reference: Reference, as_json: AsJson = False) -> None:
+    """One release's manifest, its signature verified."""
+    from pipelines.actions.views import release_manifest
+
+    corpus, generation = _reference(reference)
+    manifest = release_manifest(Settings.from_env(), corpus, generation)
+    if as_json:
+        _emit(manifest)
+    else:
+        from pipelines.show import show_manifest
+
+        show_manifest(manifest)
+
+
+@app.command()
+def promote(name: Name) -> None:
+    """Publish the judged candidate, if its verdict passed, as the next generation."""
+    from pipelines.runner import run_node
+
+    print(run_node(Settings.from_env(), name, "promote").summary)
+
+
+@app.command()
+def rollback(
+    name: Name,
+    to: Annotated[int | None, typer.Option(help="Generation to return to; default: the one before.")] = None,
+) -> None:
+    """Publish a new generation that names an older build."""
+    from pipelines.actions.rollback import rollback_release
+
+    print(rollback_release(Settings.from_env(), name, to=to))
+
+
+@app.command()
+def verify(reference: Reference) -> None:
+    """Check a release: signature, and every digest that it binds."""
+    from pipelines.actions.verify import verify_release
+
+    corpus, generation = _reference(reference)
+    for line in verify_release(Settings.from_env(), corpus, generation):
+        print(line)
+
+
+@app.command()
+def pull(reference: Reference, to: Annotated[Path, typer.Option(help="An empty or absent folder.")]) -> None:
+    """Copy a verified release into a folder: manifest, index rows, adapter, embedder."""
+    from pipelines.actions.pull import pull_release
+
+    corpus, generation = _reference(reference)
+    print(pull_release(Settings.from_env(), corpus, generation, to=to))
+
+
+@app.command()
+def reconcile(name: Name) -> None:
+    """Bring MLflow's and Milvus's aliases back in line with the release log."""
+    from pipelines.actions.reconcile import reconcile_corpus
+
+    print(reconcile_corpus(Settings.from_env(), name))
+
+
+@app.command()
+def status(as_json: AsJson = False) -> None:
+    """Every corpus: revision, candidate, verdict, release."""
+    from pipelines.actions.views import overview
+
+    result = overview(Settings.from_env())
+    if as_json:
+        _emit(result)
+    else:
+        from pipelines.show import show_status
+
+        show_status(result)
+
+
+def main() -> None:
+    """Entry point: errors as one line on stderr, with their exit code."""
+    try:
+        app()
+    except AssayError as exc:
+        print(f"assay: {' '.join(str(exc).split())}", file=sys.stderr)
+        sys.stderr.flush()
+        sys.exit(exc.exit_code)
+    except KeyboardInterrupt:
+        print("assay: interrupted", file=sys.stderr)
+        sys.exit(1)
+    except BrokenPipeError:
+        os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

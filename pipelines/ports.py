@@ -1,0 +1,213 @@
+"""What the stages and actions need of the outside, as protocols of few methods. No vendor is named here.
+
+`Ports` is the bundle that a stage receives. Its fields are factories' results, made on first use by
+`pipelines.wiring`, so a stage pays only for what it touches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from pipelines.core.nouns import Corpus
+from pipelines.settings import Settings
+
+Messages = Sequence[Mapping[str, str]]
+"""One chat: [{"role": "system" | "user" | "assistant", "content": ...}, ...]."""
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One passage found: ids, span (characters), text, and the engine's score (higher is better)."""
+
+    chunk: str
+    document: str
+    title: str
+    start: int
+    end: int
+    text: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A generated reply with its cost: token counts and seconds (the batch's wall time over its size)."""
+
+    text: str
+    tokens_in: int
+    tokens_out: int
+    seconds: float
+
+
+class Embedder(Protocol):
+    """Texts to unit vectors. `digest` covers weights, tokenizer, prefix, pooling, normalisation, window, precision."""
+
+    name: str
+    digest: str
+    dim: int
+    window: int
+    """Most tokens of text (special tokens included) that are embedded; longer text is a caller's error."""
+
+    def embed_batch(self, texts: Sequence[str]) -> np.ndarray:
+        """float32 (len(texts), dim), rows of L2 norm 1, in the order of `texts`."""
+        ...
+
+
+class Generator(Protocol):
+    """Chats to replies with a causal language model, greedy. `digest` covers weights, tokenizer, adapter."""
+
+    name: str
+    digest: str
+
+    def reply(self, chats: Sequence[Messages], *, max_new_tokens: int) -> list[Completion]:
+        """One completion per chat, in order."""
+        ...
+
+
+class VectorStore(Protocol):
+    """Dense + BM25 collections. A collection is written once, then only read."""
+
+    def load(self, collection: str, rows: Iterable[Any], *, dim: int) -> int:
+        """Create if needed and upsert Arrow record batches (columns of `stages.embed.SCHEMA`); returns rows held."""
+        ...
+
+    def rows(self, collection: str) -> Iterator[tuple[str, str, bytes]]:
+        """(key, text digest, vector bytes as little-endian float32) of every row, read back from the store."""
+        ...
+
+    def search(
+        self, collection: str, questions: Sequence[str], vectors: np.ndarray, *, k: int, mode: str
+    ) -> list[list[Hit]]:
+        """The k best of each question; `mode` is dense, bm25 or hybrid (reciprocal rank fusion)."""
+        ...
+
+    def point(self, alias: str, collection: str) -> None:
+        """Move an alias: a projection for people, never what a reader of releases resolves by."""
+        ...
+
+    def drop(self, collection: str) -> None:
+        """Remove a collection by its physical name; an alias is refused."""
+        ...
+
+
+class Registry(Protocol):
+    """Experiment tracking and the model registry."""
+
+    def run(self, corpus: str, name: str, *, tags: Mapping[str, str]) -> AbstractContextManager[Any]:
+        """A tracked run; yields a `RunLog`."""
+        ...
+
+    def register(
+        self, name: str, *, run_id: str, path: str, description: str, tags: Mapping[str, str]
+    ) -> int:
+        """Register the run's artifact folder `path` as the next version of model `name`; returns the version."""
+        ...
+
+    def alias(self, name: str, alias: str, version: int) -> None:
+        """Point `name@alias` at a version."""
+        ...
+
+
+class RunLog(Protocol):
+    """What can be written into a tracked run."""
+
+    run_id: str
+
+    def params(self, values: Mapping[str, Any]) -> None: ...
+    def metrics(self, values: Mapping[str, float], *, step: int | None = None) -> None: ...
+    def dataset(
+        self, name: str, *, digest: str, source: str, context: str, profile: Mapping[str, Any]
+    ) -> None: ...
+    def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None: ...
+    def figure(self, name: str, figure: Any) -> None: ...
+    def folder(self, path: Path, *, name: str) -> None: ...
+    def tags(self, values: Mapping[str, str]) -> None: ...
+
+
+class Versioner(Protocol):
+    """The corpus's workspace as a git + DVC repository."""
+
+    def snapshot(self, message: str) -> Corpus:
+        """Track `corpus/`, commit, tag `rN`, push. When nothing changed: the current revision, nothing written."""
+        ...
+
+    def reproduce(self, stage: str, *, force: bool = False) -> bool:
+        """Run one stage if it is stale; True when it ran."""
+        ...
+
+    def current(self) -> Corpus | None:
+        """The newest revision, or None before the first snapshot."""
+        ...
+
+    def record(self, message: str, *, tag: str | None = None) -> None:
+        """Commit receipts, dvc.lock and params as they are now; no-op when nothing changed."""
+        ...
+
+
+class ObjectStore(Protocol):
+    """Keys to bytes; keys are POSIX paths."""
+
+    def get(self, key: str) -> bytes:
+        """The object; KeyError when there is none."""
+        ...
+
+    def put(self, key: str, data: bytes) -> None: ...
+    def create(self, key: str, data: bytes) -> bool:
+        """Exclusive create: False when the key already exists, and then nothing is written."""
+        ...
+
+    def list(self, prefix: str) -> list[str]:
+        """Keys below a prefix, sorted."""
+        ...
+
+    def uri(self, key: str) -> str:
+        """Where engines (Spark, Arrow) read and write this key: a local path or an object-store URI."""
+        ...
+
+
+class ReleaseLog(Protocol):
+    """The numbered, signed manifests of one corpus: the only commit point."""
+
+    def append(self, corpus: str, manifest: Mapping[str, Any], *, generation: int) -> None:
+        """Publish as exactly that generation; PromotionConflict when it exists."""
+        ...
+
+    def read(self, corpus: str, generation: int | None = None) -> dict[str, Any]:
+        """A verified manifest (the newest by default); NotFound, IntegrityError."""
+        ...
+
+    def generations(self, corpus: str) -> list[int]:
+        """Ascending."""
+        ...
+
+
+class Ports(Protocol):
+    """The bundle a stage or action gets; each attribute is made when first read.
+
+    With `corpus` params at hand: `embedder` is the index's own; `generator(adapter)` loads the base model,
+    with a LoRA adapter folder merged when one is given.
+    """
+
+    @property
+    def settings(self) -> Settings: ...
+    @property
+    def embedder(self) -> Embedder: ...
+    @property
+    def store(self) -> VectorStore: ...
+    @property
+    def registry(self) -> Registry: ...
+    @property
+    def versioner(self) -> Versioner: ...
+    @property
+    def objects(self) -> ObjectStore: ...
+    @property
+    def releases(self) -> ReleaseLog: ...
+    def generator(self, adapter: Path | None = None) -> Generator: ...
+    def path(self, text: str) -> Path:
+        """A path written in params.yaml, absolute."""
+        ...

@@ -1,0 +1,90 @@
+"""Run one node of the graph: through DVC when it is a stage, directly when it is an action.
+
+`run_node` is what `assay stage`, `assay run` and an Airflow task call; `execute` is what DVC calls back
+(`assay exec STAGE`) inside the workspace. A node that had nothing to do says so in its outcome.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from dataclasses import dataclass
+
+import yaml
+
+from pipelines import graph
+from pipelines import params as params_module
+from pipelines.errors import NotFound
+from pipelines.params import CorpusParams
+from pipelines.settings import Settings
+from pipelines.wiring import Wiring
+from pipelines.workspace import write_whole
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What happened to one node. `changed` is False when there was nothing to do."""
+
+    node: str
+    changed: bool
+    summary: str
+
+
+def _sync(wiring: Wiring) -> None:
+    """Write the graph, the corpus's params and the code digests into the workspace, each only when it differs."""
+    root = wiring.workspace.root
+    raw = params_module.read_raw(wiring.settings.params_file)
+    block = params_module.corpus_block(raw, wiring.corpus)
+    write_whole(root / "dvc.yaml", graph.render())
+    write_whole(root / "params.yaml", yaml.safe_dump(block, sort_keys=True, allow_unicode=True, width=120))
+    write_whole(root / "code.yaml", graph.render_code())
+
+
+def _sync_champion(wiring: Wiring) -> None:
+    """Put the release to beat beside the scores.
+
+    When the newest release is this very candidate, the file stays as it was: a candidate is not judged
+    against itself, and nothing becomes stale by having been promoted.
+    """
+    workspace, log = wiring.workspace, wiring.releases
+    latest = log.read(wiring.corpus) if log.generations(wiring.corpus) else {}
+    if workspace.champion_file.is_file() and latest:
+        index = workspace.receipt("index") if workspace.has("index") else {}
+        train = workspace.receipt("train") if workspace.has("train") else {}
+        same_index = latest["index"]["collection"] == index.get("collection")
+        same_adapter = (latest.get("adapter") or {}).get("digest") == train.get("digest")
+        if same_index and same_adapter:
+            return
+    write_whole(workspace.champion_file, json.dumps(latest, indent=1, sort_keys=True) + "\n")
+
+
+def run_node(settings: Settings, corpus: str, name: str, *, force: bool = False) -> Outcome:
+    """Bring one node up to date. NotFound for an unknown node; a stage's own errors pass through."""
+    nodes = graph.load()
+    if name not in nodes:
+        raise NotFound(f"no stage {name!r}; stages are {', '.join(nodes)}")
+    node = nodes[name]
+    wiring = Wiring.of(settings, corpus)
+    _sync(wiring)
+    if any(dep == "champion.json" for dep in node.deps):
+        _sync_champion(wiring)
+    if node.action:
+        action = importlib.import_module(f"pipelines.actions.{name}")
+        changed, summary = action.run(wiring.params, wiring.workspace, ports=wiring)
+        return Outcome(name, changed, summary)
+    changed = wiring.versioner.reproduce(name, force=force)
+    return Outcome(name, changed, wiring.workspace.summary(name))
+
+
+def execute(settings: Settings, corpus: str, name: str) -> str:
+    """Do the work of a stage in this process and write its receipt; returns its summary.
+
+    Params come from the workspace, not from the checkout: the workspace's revision says what to reproduce.
+    """
+    root = settings.workspace(corpus)
+    block = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
+    wiring = Wiring(settings, corpus, CorpusParams.model_validate(block))
+    stage = importlib.import_module(f"pipelines.stages.{name}")
+    report = stage.run(wiring.params, wiring.workspace, ports=wiring)
+    wiring.workspace.write_receipt(name, report.facts, report.measured, report.summary)
+    return str(report.summary)

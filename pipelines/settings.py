@@ -1,0 +1,103 @@
+"""Where Assay runs, from the environment. Knobs that change a result are in params.yaml, not here.
+
+| variable | default | is |
+|---|---|---|
+| ASSAY_HOME | `.assay` in the current folder | everything Assay writes |
+| ASSAY_PARAMS | `params.yaml` of the checkout | the parameter file |
+| ASSAY_OBJECTS_URI | `ASSAY_HOME/objects` | object store: a folder or `s3://bucket/prefix` |
+| ASSAY_MILVUS_URI | running server's address, else `ASSAY_HOME/milvus/CORPUS.db` | Milvus |
+| MLFLOW_TRACKING_URI | `sqlite:///ASSAY_HOME/mlflow/mlflow.db` | MLflow |
+| ASSAY_SPARK_MASTER | `local[2]` | Spark |
+| ASSAY_SIGNING_KEY | `ASSAY_HOME/keys/release.pem`, made on first use | private key file of releases |
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import pipelines
+from pipelines.errors import BadConfig
+
+QUIET = {
+    "GX_ANALYTICS_ENABLED": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DVC_NO_ANALYTICS": "1",
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+"""Telemetry off, and no hub at run time; set before any vendor is imported."""
+
+
+def checkout() -> Path:
+    """The folder that holds dvc.yaml, params.yaml and models/: the checkout, or the wheel's copy of them."""
+    here = Path(pipelines.__file__).resolve().parent
+    return here.parent if (here.parent / "dvc.yaml").is_file() else here / "_checkout"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The environment, read once."""
+
+    home: Path
+    params_file: Path
+    spark_master: str
+
+    @classmethod
+    def from_env(cls) -> Settings:
+        for key, value in QUIET.items():
+            os.environ.setdefault(key, value)
+        home = Path(os.environ.get("ASSAY_HOME") or ".assay").expanduser().resolve()
+        if home.exists() and not home.is_dir():
+            raise BadConfig(f"ASSAY_HOME is {home}, which is not a folder")
+        # Subprocesses (DVC, Spark workers, MLflow) see the same home whatever their working folder.
+        os.environ["ASSAY_HOME"] = str(home)
+        params_file = (
+            Path(os.environ.get("ASSAY_PARAMS") or checkout() / "params.yaml").expanduser().resolve()
+        )
+        os.environ["ASSAY_PARAMS"] = str(params_file)
+        return cls(home, params_file, os.environ.get("ASSAY_SPARK_MASTER") or "local[2]")
+
+    def workspace(self, corpus: str) -> Path:
+        return self.home / "workspaces" / corpus
+
+    @property
+    def objects_uri(self) -> str:
+        return os.environ.get("ASSAY_OBJECTS_URI") or str(self.home / "objects")
+
+    @property
+    def cache(self) -> Path:
+        """Exports and converted weights by digest; may be deleted at any time."""
+        return self.home / "cache"
+
+    @property
+    def reports(self) -> Path:
+        return self.home / "reports"
+
+    @property
+    def signing_key(self) -> Path:
+        return Path(os.environ.get("ASSAY_SIGNING_KEY") or self.home / "keys" / "release.pem")
+
+    @cached_property
+    def services(self) -> dict[str, str]:
+        """Addresses of services that `make up` or the demo left running (`run/services.json`), if they live."""
+        try:
+            known = json.loads((self.home / "run" / "services.json").read_text())
+            os.kill(int(known["pid"]), 0)
+        except (OSError, ValueError, KeyError):
+            return {}
+        return {key: str(value) for key, value in known.get("uris", {}).items()}
+
+    def milvus_uri(self, corpus: str) -> str:
+        if uri := os.environ.get("ASSAY_MILVUS_URI") or self.services.get("milvus"):
+            return uri
+        return str(self.home / "milvus" / f"{corpus}.db")
+
+    @property
+    def mlflow_uri(self) -> str:
+        return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.home / 'mlflow' / 'mlflow.db'}"

@@ -1,0 +1,84 @@
+"""Which backend stands behind which port: made from settings and params, each on first use."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+from pipelines import params as params_module
+from pipelines import ports
+from pipelines.params import CorpusParams
+from pipelines.settings import Settings, checkout
+from pipelines.workspace import Workspace
+
+
+class Wiring:
+    """The `ports.Ports` of one corpus. Imports of vendors happen inside the property that needs them."""
+
+    def __init__(self, settings: Settings, corpus: str, params: CorpusParams) -> None:
+        self.settings = settings
+        self.corpus = corpus
+        self.params = params
+        self.workspace = Workspace(settings.workspace(corpus), corpus)
+
+    @classmethod
+    def of(cls, settings: Settings, corpus: str) -> Wiring:
+        return cls(settings, corpus, params_module.load_corpus(settings.params_file, corpus))
+
+    def path(self, text: str) -> Path:
+        """A path written in params.yaml."""
+        return params_module.resolve(text, file=self.settings.params_file, home=self.settings.home)
+
+    @cached_property
+    def embedder(self) -> ports.Embedder:
+        from pipelines.backends.openvino import load_embedder
+
+        embed = self.params.embed
+        return load_embedder(
+            checkout() / "models" / "embedders" / f"{embed.model}.yaml",
+            cache=self.settings.cache,
+            precision=embed.precision,
+            batch_tokens=embed.batch_tokens,
+        )
+
+    def generator(self, adapter: Path | None = None) -> ports.Generator:
+        from pipelines.backends.transformers import load_generator
+
+        return load_generator(
+            checkout() / "models" / "generators" / f"{self.params.generate.model}.yaml",
+            cache=self.settings.cache,
+            adapter=adapter,
+            batch=self.params.answer.batch,
+        )
+
+    @cached_property
+    def store(self) -> ports.VectorStore:
+        from pipelines.backends.milvus import MilvusStore
+
+        return MilvusStore(self.settings.milvus_uri(self.corpus), index_type=self.params.index.type)
+
+    @cached_property
+    def registry(self) -> ports.Registry:
+        from pipelines.backends.mlflow import MlflowRegistry
+
+        return MlflowRegistry(self.settings.mlflow_uri, artifacts=self.settings.home / "mlflow" / "artifacts")
+
+    @cached_property
+    def versioner(self) -> ports.Versioner:
+        from pipelines.backends.dvc import DvcVersioner
+
+        return DvcVersioner(
+            self.workspace.root, corpus=self.corpus, remote=self.settings.home / "remotes" / self.corpus
+        )
+
+    @cached_property
+    def objects(self) -> ports.ObjectStore:
+        from pipelines.backends.objects import ObstoreObjects
+
+        return ObstoreObjects(self.settings.objects_uri)
+
+    @cached_property
+    def releases(self) -> ports.ReleaseLog:
+        from pipelines.backends.releaselog import SignedReleaseLog
+
+        return SignedReleaseLog(self.objects, key_file=self.settings.signing_key)
