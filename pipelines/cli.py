@@ -49,9 +49,7 @@ def new(
     questions: Annotated[
         Path | None, typer.Option(help="Gold questions: a JSON-lines file or a folder of them.")
     ] = None,
-    examples: Annotated[
-        Path | None, typer.Option(help="Training examples: a JSON-lines file or a folder.")
-    ] = None,
+    examples: Annotated[Path | None, typer.Option(help="Training examples: a JSON-lines file or a folder.")] = None,
 ) -> None:
     """Add a corpus: a block in params.yaml, nothing else."""
     from pipelines.actions.new import add_corpus
@@ -61,9 +59,7 @@ def new(
 
 
 @app.command()
-def run(
-    name: Name, force: Annotated[bool, typer.Option(help="Run every stage, stale or not.")] = False
-) -> None:
+def run(name: Name, force: Annotated[bool, typer.Option(help="Run every stage, stale or not.")] = False) -> None:
     """Run the whole graph once in the foreground, without Airflow services."""
     from pipelines.progress import run_graph
 
@@ -75,9 +71,7 @@ def stage(
     name: Name,
     stage: Annotated[str, typer.Argument(help="A stage or action of dvc.yaml.", show_default=False)],
     force: Annotated[bool, typer.Option(help="Run it, stale or not.")] = False,
-    skip_code: Annotated[
-        int, typer.Option(help="Exit code when there was nothing to do (Airflow uses 99).")
-    ] = 0,
+    skip_code: Annotated[int, typer.Option(help="Exit code when there was nothing to do (Airflow uses 99).")] = 0,
 ) -> None:
     """Run one stage, if it is stale."""
     from pipelines.runner import run_node

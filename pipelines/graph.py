@@ -53,16 +53,11 @@ def load(file: Path | None = None) -> dict[str, Node]:
         deps = _paths(stage.get("deps"))
         upstream = tuple(
             dict.fromkeys(
-                other
-                for dep in deps
-                for other, node in nodes.items()
-                if any(_covers(o, dep) for o in node.outs)
+                other for dep in deps for other, node in nodes.items() if any(_covers(o, dep) for o in node.outs)
             )
         )
         if meta.get("dag") not in DAGS:
-            raise BadConfig(
-                f"dvc.yaml: stage {name}: meta.dag is {meta.get('dag')!r}; one of {', '.join(DAGS)}"
-            )
+            raise BadConfig(f"dvc.yaml: stage {name}: meta.dag is {meta.get('dag')!r}; one of {', '.join(DAGS)}")
         produced = {out for node in nodes.values() for out in node.outs} | {"champion.json"}
         for dep in deps:
             if not any(_covers(out, dep) for out in produced):

@@ -157,11 +157,7 @@ def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     out = dict(base)
     for key, value in over.items():
         # floors and max_regression are whole statements: naming one replaces it, so a floor can be dropped.
-        if (
-            isinstance(value, Mapping)
-            and isinstance(out.get(key), Mapping)
-            and key not in ("floors", "max_regression")
-        ):
+        if isinstance(value, Mapping) and isinstance(out.get(key), Mapping) and key not in ("floors", "max_regression"):
             out[key] = _merged(out[key], value)
         else:
             out[key] = value
@@ -191,9 +187,7 @@ def read_raw(file: Path) -> dict[str, Any]:
     if not isinstance(raw, dict) or not isinstance(raw.get("defaults"), dict):
         raise BadConfig(f"{file.name} must be a mapping with `defaults` and `corpora`")
     if unknown := set(raw) - {"defaults", "corpora"}:
-        raise BadConfig(
-            f"{file.name}: unknown key {sorted(unknown)[0]!r}; valid keys there are defaults, corpora"
-        )
+        raise BadConfig(f"{file.name}: unknown key {sorted(unknown)[0]!r}; valid keys there are defaults, corpora")
     if not isinstance(raw.setdefault("corpora", {}) or {}, dict):
         raise BadConfig(f"{file.name}: corpora must be a mapping of NAME to a block")
     raw["corpora"] = raw["corpora"] or {}
@@ -226,9 +220,7 @@ def load_corpus(file: Path, corpus: str) -> CorpusParams:
     """One corpus's params; NotFound names those that exist."""
     known = load(file)
     if corpus not in known:
-        raise NotFound(
-            f"no corpus {corpus!r} in {file.name}; there are: {', '.join(sorted(known)) or 'none'}"
-        )
+        raise NotFound(f"no corpus {corpus!r} in {file.name}; there are: {', '.join(sorted(known)) or 'none'}")
     return known[corpus]
 
 

@@ -57,9 +57,7 @@ class Settings:
             raise BadConfig(f"ASSAY_HOME is {home}, which is not a folder")
         # Subprocesses (DVC, Spark workers, MLflow) see the same home whatever their working folder.
         os.environ["ASSAY_HOME"] = str(home)
-        params_file = (
-            Path(os.environ.get("ASSAY_PARAMS") or checkout() / "params.yaml").expanduser().resolve()
-        )
+        params_file = Path(os.environ.get("ASSAY_PARAMS") or checkout() / "params.yaml").expanduser().resolve()
         os.environ["ASSAY_PARAMS"] = str(params_file)
         return cls(home, params_file, os.environ.get("ASSAY_SPARK_MASTER") or "local[2]")
 

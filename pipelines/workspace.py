@@ -77,23 +77,15 @@ class Workspace:
         path = self.root / "measured" / f"{stage}.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
-    def write_receipt(
-        self, stage: str, facts: Mapping[str, Any], measured: Mapping[str, Any], summary: str
-    ) -> None:
+    def write_receipt(self, stage: str, facts: Mapping[str, Any], measured: Mapping[str, Any], summary: str) -> None:
         """Measured first, the receipt last: a receipt means that the stage is whole."""
         as_text = {"summary": summary, **measured}
-        write_whole(
-            self.root / "measured" / f"{stage}.json", json.dumps(as_text, indent=1, sort_keys=True) + "\n"
-        )
-        write_whole(
-            self.root / "receipts" / f"{stage}.json", json.dumps(facts, indent=1, sort_keys=True) + "\n"
-        )
+        write_whole(self.root / "measured" / f"{stage}.json", json.dumps(as_text, indent=1, sort_keys=True) + "\n")
+        write_whole(self.root / "receipts" / f"{stage}.json", json.dumps(facts, indent=1, sort_keys=True) + "\n")
 
     def champion(self) -> dict[str, Any]:
         """The manifest to beat; empty before the first release."""
-        return (
-            json.loads(self.champion_file.read_text(encoding="utf-8")) if self.champion_file.is_file() else {}
-        )
+        return json.loads(self.champion_file.read_text(encoding="utf-8")) if self.champion_file.is_file() else {}
 
     def summary(self, stage: str) -> str:
         return str(self.measured(stage).get("summary", ""))

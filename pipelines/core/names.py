@@ -6,9 +6,7 @@ import re
 
 _CORPUS = re.compile(r"[a-z][a-z0-9]{0,29}(?:_[a-z0-9]+)*")
 _REFERENCE = re.compile(r"(?P<corpus>[^@]+)(?:@(?P<generation>[1-9][0-9]{0,8}))?")
-CORPUS_FORM = (
-    "a lower-case letter, then letters, digits and single underscores, at most 40 characters, e.g. support_en"
-)
+CORPUS_FORM = "a lower-case letter, then letters, digits and single underscores, at most 40 characters, e.g. support_en"
 
 
 def valid_corpus_name(name: str) -> bool:

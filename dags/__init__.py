@@ -1,0 +1,1 @@
+"""Airflow wiring: dvc.yaml rendered as DAGs. No work happens here."""
