@@ -21,6 +21,7 @@ app = typer.Typer(
     name="assay",
     help="Version corpora, build indices, train adapters, judge both, release what passes.",
     no_args_is_help=True,
+    rich_markup_mode=None,  # rich costs half of the start-up time and changes only how --help is framed
     add_completion=False,
     pretty_exceptions_enable=False,
 )
@@ -89,8 +90,10 @@ def stage(
 def exec_stage(stage: str) -> None:
     """What DVC calls inside a workspace: do the work of a stage, write its receipt."""
     from pipelines.runner import execute
+    from pipelines.stage_process import inner
 
-    print(execute(Settings.from_env(), Path.cwd().name, stage), flush=True)
+    with inner(Path.cwd(), stage):
+        print(execute(Settings.from_env(), Path.cwd().name, stage), flush=True)
 
 
 @app.command()

@@ -117,3 +117,17 @@ def render_code(root: Path | None = None) -> str:
     # An installed wheel keeps the modules beside this file, not below the checkout.
     base = root if (root / "pipelines").is_dir() else Path(__file__).resolve().parent.parent
     return yaml.safe_dump({node.name: code_digest(node, base) for node in load().values() if not node.action})
+
+
+def mermaid() -> str:
+    """The graph as a Mermaid flowchart: a box per DAG, round boxes for actions, arrows where files flow."""
+    nodes = load()
+    lines = ["flowchart LR"]
+    for dag in DAGS:
+        lines.append(f'  subgraph dag_{dag}["NAME_{dag}"]')
+        for node in (node for node in nodes.values() if node.dag == dag):
+            shape = f'{node.name}(["{node.name}"])' if node.action else f'{node.name}["{node.name}"]'
+            lines.append(f"    {shape}")
+        lines.append("  end")
+    lines += [f"  {other} --> {node.name}" for node in nodes.values() for other in node.upstream]
+    return "\n".join(lines)

@@ -10,12 +10,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pipelines.core.nouns import Corpus
 from pipelines.settings import Settings
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Messages = Sequence[Mapping[str, str]]
 """One chat: [{"role": "system" | "user" | "assistant", "content": ...}, ...]."""
@@ -52,6 +53,8 @@ class Embedder(Protocol):
     dim: int
     window: int
     """Most tokens of text (special tokens included) that are embedded; longer text is a caller's error."""
+    tokenizer: str
+    """Its tokenizer as JSON of the tokenizers library, without truncation and padding: what chunks are cut by."""
 
     def embed_batch(self, texts: Sequence[str]) -> np.ndarray:
         """float32 (len(texts), dim), rows of L2 norm 1, in the order of `texts`."""
@@ -112,9 +115,10 @@ class Registry(Protocol):
 
 
 class RunLog(Protocol):
-    """What can be written into a tracked run."""
+    """What can be written into a tracked run. `settled`: it was finished earlier, and writes are dropped."""
 
     run_id: str
+    settled: bool
 
     def params(self, values: Mapping[str, Any]) -> None: ...
     def metrics(self, values: Mapping[str, float], *, step: int | None = None) -> None: ...
@@ -128,8 +132,9 @@ class RunLog(Protocol):
 class Versioner(Protocol):
     """The corpus's workspace as a git + DVC repository."""
 
-    def snapshot(self, message: str) -> Corpus:
-        """Track `corpus/`, commit, tag `rN`, push. When nothing changed: the current revision, nothing written."""
+    def snapshot(self, message: str, *, content: Path | None = None) -> Corpus:
+        """Put `content` in the place of `corpus/` when it differs, then track, commit, push and tag `rN`.
+        When nothing changed: the current revision, nothing written."""
         ...
 
     def reproduce(self, stage: str, *, force: bool = False) -> bool:
@@ -175,6 +180,10 @@ class ReleaseLog(Protocol):
 
     def read(self, corpus: str, generation: int | None = None) -> dict[str, Any]:
         """A verified manifest (the newest by default); NotFound, IntegrityError."""
+        ...
+
+    def envelope(self, corpus: str, generation: int) -> bytes:
+        """The signed bytes of a generation, as published; NotFound."""
         ...
 
     def generations(self, corpus: str) -> list[int]:

@@ -1,0 +1,120 @@
+"""Ask a release questions: retrieve, prompt, generate, cite, exactly as its manifest says.
+
+A release is resolved through the log, its signature verified; params.yaml of today does not matter. The embedder that
+is loaded must be the one that the index was built with. Nothing is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+from pipelines import params as params_module
+from pipelines.core.prompts import RETRIEVING, TUNED, Passage, Reply, chat, parse_reply
+from pipelines.errors import BadInput, IntegrityError
+from pipelines.params import CorpusParams
+from pipelines.ports import Generator, Hit
+from pipelines.settings import Settings
+from pipelines.wiring import Wiring
+
+Json = Mapping[str, Any]
+
+
+def released_ports(settings: Settings, manifest: Json) -> Wiring:
+    """The ports of a release: today's defaults, with the params it was judged with over them."""
+    raw = params_module.read_raw(settings.params_file)
+    corpus = manifest["corpus"]
+    block = {"source": {"documents": "."}, **manifest["params"]}
+    whole = params_module.corpus_block({"defaults": raw["defaults"], "corpora": {corpus: block}}, corpus)
+    return Wiring(settings, corpus, CorpusParams.model_validate(whole))
+
+
+class Service:
+    """A verified release, ready to answer; models are loaded with the first question and kept."""
+
+    def __init__(self, settings: Settings, manifest: Json) -> None:
+        self.manifest = manifest
+        self.ports = released_ports(settings, manifest)
+
+    @cached_property
+    def _generator(self) -> Generator:
+        adapter = self.manifest["adapter"]
+        if self.manifest["arm"] not in TUNED:
+            return self.ports.generator()
+        return self.ports.generator(adapter_folder(self.ports, adapter))
+
+    def _search(self, questions: Sequence[str]) -> list[list[Hit]]:
+        """The passages of each question; IntegrityError when the embedder is not the index's."""
+        embedder, wanted = self.ports.embedder, self.manifest["embedder"]["digest"]
+        if embedder.digest != wanted:
+            raise IntegrityError(
+                f"the index of {self._name} was embedded by {self.manifest['embedder']['name']} ({wanted[:12]}), "
+                f"here that name is {embedder.digest[:12]}; their vectors cannot be compared"
+            )
+        retrieve = self.ports.params.retrieve
+        vectors = embedder.embed_batch(questions)
+        collection = self.manifest["index"]["collection"]
+        return self.ports.store.search(collection, questions, vectors, k=retrieve.k, mode=retrieve.mode)
+
+    @property
+    def _name(self) -> str:
+        return f"{self.manifest['corpus']}@{self.manifest['generation']}"
+
+    def answer(self, questions: Sequence[str]) -> list[dict[str, Any]]:
+        """One reply per question, in the form of `assay ask --json`. BadInput on an empty question."""
+        for question in questions:
+            if not question.strip():
+                raise BadInput("the question is empty; ask something, e.g. \"What is the refund policy?\"")
+        arm, generate = self.manifest["arm"], self.ports.params.generate
+        hits = self._search(questions)
+        shown = [self._passages(found) if arm in RETRIEVING else [] for found in hits]
+        chats = [chat(q, passages, system=generate.system) for q, passages in zip(questions, shown, strict=True)]
+        completions = self._generator.reply(chats, max_new_tokens=generate.max_new_tokens)
+        out = []
+        for completion, passages, found in zip(completions, shown, hits, strict=True):
+            structured = generate.reply_schema is not None
+            reply = parse_reply(completion.text, passages, refusal=generate.refusal, structured=structured)
+            out.append(self._reply(reply, found))
+        return out
+
+    def _passages(self, found: Sequence[Hit]) -> list[Passage]:
+        """Hits as the prompt shows them, each cut to the release's passage length."""
+        raise NotImplementedError
+
+    def _reply(self, reply: Reply, found: Sequence[Hit]) -> dict[str, Any]:
+        return {
+            "answer": reply.answer,
+            "arm": self.manifest["arm"],
+            "citations": [self._citation(hit) for hit in cited(reply, found)],
+            "release": {"corpus": self.manifest["corpus"], "generation": self.manifest["generation"]},
+        }
+
+    def _citation(self, hit: Hit) -> dict[str, Any]:
+        return {
+            "document": hit.document,
+            "title": hit.title,
+            "revision": self.manifest["revision"]["tag"],
+            "start": hit.start,
+            "end": hit.end,
+            "text": hit.text,
+            "score": round(float(hit.score), 6),
+        }
+
+
+def cited(reply: Reply, found: Sequence[Hit]) -> list[Hit]:
+    """The retrieved passages that a reply cites; when it cites none of them, the best one, so that a reader always
+    has something to check the answer by. A document that was not retrieved cannot be shown, and is left out."""
+    named = [hit for hit in found if hit.document in reply.citations]
+    return named or list(found[:1])
+
+
+def ask_release(
+    settings: Settings, corpus: str, question: str, *, generation: int | None = None
+) -> dict[str, Any]:
+    """Ask one question of a release (the newest by default). BadInput, NotFound, IntegrityError."""
+    if not question.strip():
+        raise BadInput("the question is empty; ask something, e.g. \"What is the refund policy?\"")
+    from pipelines.actions.views import release_manifest
+
+    return Service(settings, release_manifest(settings, corpus, generation)).answer([question])[0]

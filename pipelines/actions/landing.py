@@ -1,0 +1,249 @@
+"""Landed documents to `Document`s: a folder of files, a BEIR folder, or one JSON-lines file.
+
+Each file is first copied into `source/`, then read from that copy, so what was read is what is kept. A file or line
+that cannot be a document is quarantined with its reason; nothing here raises for a document's sake.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipelines.backends.converter import CONVERTED, Converter, Unreadable, decoded
+from pipelines.core.digests import canonical_json, digest_bytes
+from pipelines.core.nouns import Document
+from pipelines.core.titles import file_title, markdown_title
+
+PLAIN = {".md": "text/markdown", ".markdown": "text/markdown", ".txt": "text/plain"}
+LINES = ".jsonl"
+FORMATS = ", ".join(suffix[1:] for suffix in (*PLAIN, *CONVERTED, LINES))
+_LITTER = {"__MACOSX", "Thumbs.db", "desktop.ini", "lost+found"}
+
+
+@dataclass
+class Landing:
+    """What one reading found. A quarantine record whose line bore no readable id has `ids`: the form of such ids."""
+
+    documents: dict[str, Document] = field(default_factory=dict)
+    quarantine: list[dict[str, Any]] = field(default_factory=list)
+    passed_over: int = 0
+
+    def refuse(self, document: str, reason: str, size: int, *, ids: str | None = None) -> None:
+        record = {"document": document, "reason": reason, "bytes": size}
+        self.quarantine.append(record if ids is None else {**record, "ids": ids})
+
+
+def is_beir(folder: Path) -> bool:
+    """True for BEIR's layout: corpus.jsonl beside queries.jsonl or qrels/."""
+    return (folder / "corpus.jsonl").is_file() and ((folder / "queries.jsonl").is_file() or (folder / "qrels").is_dir())
+
+
+def walk(folder: Path) -> Iterator[tuple[str, Path, bool]]:
+    """(relative POSIX path, path, visible) of every file below `folder`, sorted by path. Folders that are symbolic
+    links are not entered; like hidden files they come as not visible."""
+    found = []
+    for parent, folders, files in os.walk(folder):
+        here = Path(parent)
+        entries = [here / name for name in files] + [here / name for name in folders if (here / name).is_symlink()]
+        for path in entries:
+            relative = path.relative_to(folder)
+            hidden = any(part.startswith((".", "~$")) or part in _LITTER for part in relative.parts)
+            found.append((relative.as_posix(), path, not (hidden or path.is_dir())))
+    yield from sorted(found, key=lambda entry: os.fsencode(entry[0]))
+
+
+class Reader:
+    """Reads into one `Landing`. `into` is the folder that receives the landed files; sizes are in MB (10**6)."""
+
+    def __init__(self, into: Path, *, max_mb: float, converter: Converter) -> None:
+        self.landing = Landing()
+        self._into = into
+        self._max_mb = max_mb
+        self._most = int(max_mb * 1_000_000)
+        self._converter = converter
+
+    def folder(self, folder: Path) -> None:
+        """Every file at any depth; ids are relative paths, `PATH#ID` for a line of JSON lines."""
+        for name, path, visible in walk(folder):
+            if not visible:
+                self.landing.passed_over += 1
+            elif path.suffix.lower() == LINES:
+                self.lines(path, name, prefix=f"{name}#")
+            else:
+                self._file(path, name)
+
+    def lines(self, path: Path, name: str, *, prefix: str) -> None:
+        """A JSON-lines file: each line a document `prefix + its id`. A file without any good line is one record."""
+        copy = self._land(path, name, lines=prefix)
+        if copy is None:
+            return
+        landing, before, records = self.landing, len(self.landing.documents), len(self.landing.quarantine)
+        with copy.open("rb") as stream:
+            for number, (line, size) in enumerate(_bounded_lines(stream, self._most), 1):
+                self._line(line, size, name=name, number=number, prefix=prefix)
+        bad = landing.quarantine[records:]
+        if len(landing.documents) == before:
+            size = copy.stat().st_size
+            copy.unlink()
+            del landing.quarantine[records:]
+            first = f"; the first: {bad[0]['reason']}" if bad else ""
+            reason = f"none of its {len(bad)} lines is a document{first}" if bad else "no text in it"
+            landing.refuse(name, reason, size, ids=f"{prefix}*")
+
+    def _land(self, path: Path, name: str, *, lines: str | None = None) -> Path | None:
+        """Copy into `source/`; None when it was quarantined instead. JSON lines (their ids' prefix is `lines`) may
+        have any size, because their documents are bounded line by line."""
+        ids = None if lines is None else f"{lines}*"
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            shown = os.fsencode(name).decode("ascii", "backslashreplace")
+            self.landing.refuse(shown, "file name is not UTF-8", 0, ids=ids)
+            return None
+        try:
+            status = path.stat()
+            if not stat.S_ISREG(status.st_mode):
+                self.landing.refuse(name, "not a regular file", 0, ids=ids)
+            elif lines is None and status.st_size > self._most:
+                self.landing.refuse(name, self._too_big(status.st_size), status.st_size)
+            else:
+                copy = self._into / name
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                with path.open("rb") as stream:
+                    # What the landed file's owner, mode and times are is no part of the corpus.
+                    return _written(copy, stream)
+        except FileNotFoundError:
+            self.landing.refuse(name, "unreadable: it vanished, or its link leads nowhere", 0, ids=ids)
+        except PermissionError:
+            self.landing.refuse(name, "unreadable: permission denied", 0, ids=ids)
+        return None
+
+    def _too_big(self, size: int) -> str:
+        return f"too big: {size / 1e6:.1f} MB, above fetch.max_document_mb = {self._max_mb:g}"
+
+    def _file(self, path: Path, name: str) -> None:
+        suffix = path.suffix.lower()
+        if suffix not in PLAIN and suffix not in CONVERTED:
+            what = f"unsupported extension {suffix!r}" if suffix else "no extension"
+            self.landing.refuse(name, f"{what}; formats are {FORMATS}", path.lstat().st_size)
+            return
+        copy = self._land(path, name)
+        if copy is None:
+            return
+        data = copy.read_bytes()
+        try:
+            text, title = self._text(data, suffix, name)
+            if not text.strip():
+                raise Unreadable("no text in it")
+        except Unreadable as exc:
+            copy.unlink()
+            self.landing.refuse(name, str(exc), len(data))
+            return
+        self.landing.documents[name] = Document(
+            id=name,
+            title=title,
+            text=text,
+            media_type=PLAIN.get(suffix) or CONVERTED[suffix],
+            uri=f"source/{name}",
+            metadata={"bytes": len(data), "sha256": digest_bytes(data)},
+        )
+
+    def _text(self, data: bytes, suffix: str, name: str) -> tuple[str, str]:
+        if suffix in PLAIN:
+            text = decoded(data)
+            heading = markdown_title(text) if PLAIN[suffix] == "text/markdown" else None
+            return text, heading or file_title(name)
+        converted = self._converter.convert(data, suffix)
+        heading = markdown_title(converted.text) if suffix in (".html", ".htm", ".docx") else None
+        return converted.text, heading or converted.title or file_title(name)
+
+    def _line(self, line: bytes, size: int, *, name: str, number: int, prefix: str) -> None:
+        landing, where = self.landing, f"{name} line {number}"
+        try:
+            if size > self._most:
+                raise Unreadable(self._too_big(size))
+            text = decoded(line)
+            if not text.strip():
+                return
+            row = _object(text)
+            key = _key(row)
+        except Unreadable as exc:
+            landing.refuse(where, str(exc), size, ids=f"{prefix}*")
+            return
+        document = f"{prefix}{key}"
+        if document in landing.documents:
+            landing.refuse(document, f"duplicate id at {where}; the first is kept", size)
+            return
+        try:
+            landing.documents[document] = _document(row, document, key=key, uri=f"source/{name}#{key}")
+        except Unreadable as exc:
+            landing.refuse(document, str(exc), size)
+
+
+def _written(copy: Path, stream: Any) -> Path:
+    with copy.open("wb") as out:
+        shutil.copyfileobj(stream, out, 1 << 20)
+    return copy
+
+
+def _bounded_lines(stream: Any, most: int) -> Iterator[tuple[bytes, int]]:
+    """(line, size in bytes) of a binary stream; a line above `most` bytes comes empty, with its true size."""
+    while line := stream.readline(most + 1):
+        size = len(line)
+        if size <= most or line.endswith(b"\n"):
+            yield line, size
+            continue
+        while not line.endswith(b"\n") and (line := stream.readline(1 << 20)):
+            size += len(line)
+        yield b"", size
+
+
+def _object(text: str) -> dict[str, Any]:
+    def refuse(constant: str) -> float:
+        raise ValueError(f"{constant} is not JSON")
+
+    try:
+        row = json.loads(text, parse_constant=refuse)
+    except (ValueError, RecursionError) as exc:
+        raise Unreadable(f"malformed JSON: {exc}") from exc
+    if not isinstance(row, dict):
+        raise Unreadable(f"a line must be an object, not {type(row).__name__}")
+    return row
+
+
+def _key(row: dict[str, Any]) -> str:
+    key = row.get("_id", row.get("id"))
+    if isinstance(key, int) and not isinstance(key, bool):
+        key = str(key)
+    if not isinstance(key, str) or not key.strip():
+        raise Unreadable("no id: a line has `_id` or `id`")
+    return _encodable(key, "id")
+
+
+def _encodable(text: str, what: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as exc:
+        raise Unreadable(f"{what} holds half of a surrogate pair") from exc
+    return text
+
+
+def _document(row: dict[str, Any], document: str, *, key: str, uri: str) -> Document:
+    text, title = row.get("text"), row.get("title")
+    if not isinstance(text, str) or not text.strip():
+        raise Unreadable("no text in it")
+    rest = {name: value for name, value in row.items() if name not in ("_id", "id", "title", "text")}
+    return Document(
+        id=document,
+        title=_encodable(title.strip(), "title") if isinstance(title, str) and title.strip() else key,
+        text=_encodable(text, "text"),
+        media_type="text/plain",
+        uri=uri,
+        metadata=json.loads(canonical_json(rest)),
+    )

@@ -1,0 +1,191 @@
+"""Publish the judged candidate as the next signed generation, then move the projections.
+
+The exclusive creation of the manifest is the only commit point: before it nothing is visible, after it everything
+else can be made again. Of two racing promotions one loses with PromotionConflict. Killed at any moment and run
+again, there is exactly one generation for a candidate. It does not judge.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pipelines.actions.reconcile import project
+from pipelines.actions.views import candidate_report, comparison, release_list
+from pipelines.core import manifest as manifests
+from pipelines.core.digests import digest_bytes
+from pipelines.core.gates import held_back
+from pipelines.errors import IntegrityError, NotFound, NotPromotable, PromotionConflict
+from pipelines.params import CorpusParams
+from pipelines.ports import Ports
+from pipelines.report import write_report
+from pipelines.settings import Settings, checkout
+from pipelines.workspace import Workspace, write_whole
+
+Json = Mapping[str, Any]
+
+
+def now() -> str:
+    """UTC in ISO form, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _code() -> dict[str, str | None]:
+    """Which code made the release: version, digest of the stages' code, digest of the lock file (None in a wheel)."""
+    from importlib.metadata import version
+
+    from pipelines import graph
+
+    lock = checkout() / "requirements.lock"
+    return {
+        "version": version("assay"),
+        "stages": digest_bytes(graph.render_code().encode()),
+        "lock": digest_bytes(lock.read_bytes()) if lock.is_file() else None,
+    }
+
+
+def _revision(ports: Ports, judged: Json) -> dict[str, str]:
+    """The corpus revision that the index was built from; IntegrityError when the workspace is at another."""
+    current = ports.versioner.current()
+    if current is None or current.digest != judged["index"]["corpus_digest"]:
+        at = f"{current.revision} ({current.digest[:12]})" if current else "no revision"
+        built = judged["index"]["corpus_digest"][:12]
+        raise IntegrityError(f"the index was built from corpus {built}, the workspace is at {at}; run it again")
+    return {"tag": current.revision, "commit": current.commit, "digest": current.digest}
+
+
+def _evaluation(workspace: Workspace, arm: str) -> dict[str, Any]:
+    """What the decision rests on: retrieval metrics, the arms' metrics, and the MLflow runs that hold the rest."""
+    retrieval, answers = workspace.receipt("score_retrieval"), workspace.receipt("score_answers")
+    stages = ("index", "train", "score_retrieval", "score_answers", "judge")
+    runs = {stage: workspace.measured(stage).get("run_id") for stage in stages}
+    arms = {name: found for name, found in answers["arms"].items() if name != "champion"}
+    return {
+        "runs": {stage: run for stage, run in runs.items() if run},
+        "retrieval": retrieval["metrics"],
+        "answers": arms[arm],
+        "arms": arms,
+        "questions": answers["questions"],
+    }
+
+
+def _manifest(params: CorpusParams, workspace: Workspace, ports: Ports, *, generation: int) -> dict[str, Any]:
+    judged = workspace.receipt("judge")
+    answers = workspace.receipt("score_answers")
+    return manifests.build(
+        corpus=workspace.corpus,
+        created=now(),
+        generation=generation,
+        judged=judged,
+        revision=_revision(ports, judged),
+        params=params.model_dump(mode="json"),
+        base={"name": answers["base"], "digest": answers["base_digest"]},
+        evaluation=_evaluation(workspace, judged["arm"]),
+        code=_code(),
+        window=workspace.receipt("chunk")["window"],
+    )
+
+
+def _publish(params: CorpusParams, workspace: Workspace, ports: Ports, newest: Json) -> dict[str, Any]:
+    """Append the next generation; PromotionConflict when the verdict was not reached against the newest release."""
+    judged = workspace.receipt("judge")
+    generation = int(newest.get("generation", 0)) + 1
+    if judged["against"] != generation - 1:
+        raise PromotionConflict(
+            f"{workspace.corpus}: judged against generation {judged['against']}, but generation {generation - 1} "
+            f"was released since; run: assay run {workspace.corpus}"
+        )
+    made = _manifest(params, workspace, ports, generation=generation)
+    ports.releases.append(workspace.corpus, made, generation=generation)
+    return made
+
+
+def _project(workspace: Workspace, ports: Ports, generation: int) -> None:
+    """Projections of the newest release, unless this workspace already made them of exactly that manifest."""
+    corpus = workspace.corpus
+    envelope = ports.releases.envelope(corpus, generation)
+    marker = workspace.root / "measured" / "projected.json"
+    content = json.dumps({"generation": generation, "envelope": digest_bytes(envelope)}) + "\n"
+    if marker.is_file() and marker.read_text(encoding="utf-8") == content:
+        return
+    project(ports, ports.releases.read(corpus, generation), envelope)
+    write_whole(marker, content)
+
+
+def _why(judged: Json) -> str:
+    reasons = [check["reason"] for check in judged["checks"] if not check["passed"]]
+    return "; ".join(reasons) or "it has no checks"
+
+
+def release(params: CorpusParams, workspace: Workspace, *, ports: Ports, asked: bool) -> tuple[bool, str]:
+    """(whether a generation was published, one line). `asked`: a person ran `assay promote`, which also overrides
+    the hold on a candidate that was rolled back.
+
+    NotPromotable without a passing verdict for exactly this candidate; PromotionConflict when another promotion
+    won, and then the release to beat is brought up to date, so that the next run judges against it.
+    """
+    corpus = workspace.corpus
+    judged = workspace.receipt("judge")
+    if not judged["passed"]:
+        raise NotPromotable(f"{corpus}: the candidate was rejected: {_why(judged)}")
+    known = ports.releases.generations(corpus)
+    newest = ports.releases.read(corpus) if known else {}
+    if newest.get("candidate") == judged["candidate"]:
+        _project(workspace, ports, newest["generation"])
+        return False, f"unchanged at generation {newest['generation']}"
+    if not asked and "withdrawn" in newest:
+        log = (ports.releases.read(corpus, generation) for generation in reversed(known))
+        if (rollback := held_back(judged["candidate"], log)) is not None:
+            return (
+                False,
+                f"held back: generation {rollback} rolled it back; to release it again: assay promote {corpus}",
+            )
+    try:
+        made = _publish(params, workspace, ports, newest)
+    except PromotionConflict:
+        latest = ports.releases.read(corpus)
+        if latest["candidate"] != judged["candidate"]:
+            write_whole(workspace.champion_file, json.dumps(latest, indent=1, sort_keys=True) + "\n")
+            raise
+        _project(workspace, ports, latest["generation"])
+        return False, f"unchanged at generation {latest['generation']}"
+    _project(workspace, ports, made["generation"])
+    return True, f"generation {made['generation']}: arm {made['arm']}, revision {made['revision']['tag']}"
+
+
+def _report(settings: Settings, corpus: str) -> Path:
+    """The page for reviewers, of this verdict and these releases."""
+    found = candidate_report(settings, corpus), comparison(settings, corpus), release_list(settings, corpus)
+    return write_report(settings.reports, *found)
+
+
+def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> tuple[bool, str]:
+    """The graph's last node. A rejected candidate is a result: (False, "rejected: ...")."""
+    try:
+        changed, summary = release(params, workspace, ports=ports, asked=False)
+    except NotPromotable as exc:
+        changed, summary = False, str(exc).split("the candidate was ", 1)[-1]
+    _report(ports.settings, workspace.corpus)
+    return changed, summary
+
+
+def promote_candidate(settings: Settings, corpus: str) -> str:
+    """`assay promote`: publish, or say why not. NotFound before anything was judged; NotPromotable on a rejected
+    candidate, or when receipts have moved on since the verdict."""
+    from pipelines.wiring import Wiring
+
+    wiring = Wiring.of(settings, corpus)
+    workspace = wiring.workspace
+    if not workspace.has("judge"):
+        raise NotFound(f"{corpus} has no verdict yet; run: assay run {corpus}")
+    judged = workspace.receipt("judge")
+    made_of = {"index": workspace.receipt("index")["digest"], "adapter": workspace.receipt("train").get("digest")}
+    verdict_on = {"index": judged["index"]["digest"], "adapter": (judged["adapter"] or {}).get("digest")}
+    if made_of != verdict_on:
+        raise NotPromotable(f"{corpus}: the verdict is on another candidate than the newest; run: assay run {corpus}")
+    _, summary = release(wiring.params, workspace, ports=wiring, asked=True)
+    _report(settings, corpus)
+    return f"{corpus}: {summary}"

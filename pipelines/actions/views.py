@@ -1,0 +1,187 @@
+"""What there is, read from receipts, scores and the release log as plain mappings: the `--json` of every command.
+
+Nothing heavy is imported (no MLflow, Milvus, Arrow, torch): `assay status` must answer at once. It changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pipelines import params as params_module
+from pipelines.backends.objects import ObstoreObjects
+from pipelines.backends.releaselog import SignedReleaseLog
+from pipelines.core.scores import answer_scores
+from pipelines.errors import AssayError, NotFound
+from pipelines.settings import Settings
+from pipelines.workspace import Workspace
+
+Json = dict[str, Any]
+
+
+def _rows(file: Path) -> list[Json]:
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def _workspace(settings: Settings, corpus: str) -> Workspace:
+    """The corpus's workspace; NotFound names the corpora of params.yaml when it is none of them."""
+    workspace = Workspace(settings.workspace(corpus), corpus)
+    if not workspace.root.is_dir():
+        known = params_module.read_raw(settings.params_file)["corpora"]
+        if corpus not in known:
+            raise NotFound(f"no corpus {corpus!r}; there are: {', '.join(sorted(known)) or 'none'}")
+    return workspace
+
+
+def _log(settings: Settings) -> SignedReleaseLog:
+    return SignedReleaseLog(ObstoreObjects(settings.objects_uri), key_file=settings.signing_key)
+
+
+def comparison(settings: Settings, corpus: str) -> Json:
+    """The arms on the same questions, with intervals and n, and each arm's paired difference to `base`.
+
+    NotFound before the arms were scored. Where they were skipped, `skipped` says why and `arms` is empty.
+    """
+    workspace = _workspace(settings, corpus)
+    facts = workspace.receipt("score_answers")
+    judged = workspace.receipt("judge") if workspace.has("judge") else {}
+    out: Json = {"corpus": corpus, "questions": facts.get("questions", 0), "primary": judged.get("primary", "")}
+    out |= {"arm": judged.get("arm"), "arms": {}, "differences": {}}
+    if "skipped" in facts:
+        return out | {"skipped": facts["skipped"]}
+    measured = workspace.measured("score_answers").get("arms", {})
+    out["arms"] = {
+        arm: {**metrics, **measured.get(arm, {})} for arm, metrics in facts["arms"].items() if arm != "champion"
+    }
+    out["differences"] = _differences(workspace, out["primary"])
+    return out
+
+
+def _differences(workspace: Workspace, primary: str) -> Json:
+    """`ARM - base` -> the paired difference on the primary metric; empty where base was not asked."""
+    from pipelines.core.bootstrap import paired_difference
+
+    family, _, metric = primary.partition(".")
+    if family != "answers" or not workspace.scores("answers").is_file():
+        return {}
+    scores = answer_scores(_rows(workspace.scores("answers")), metric)
+    base = scores.pop("base", {})
+    out = {}
+    for arm, found in scores.items():
+        both = sorted(base.keys() & found.keys())
+        if arm != "champion" and both:
+            diff = paired_difference([found[i] for i in both], [base[i] for i in both])
+            out[f"{arm} - base"] = diff.to_json()
+    return out
+
+
+def candidate_report(settings: Settings, corpus: str) -> Json:
+    """The last judged candidate: `candidate`, `retrieval` and `answers` metrics, `verdict`, and the page's path.
+
+    `answers` are the served arm's metrics. NotFound before anything was judged.
+    """
+    workspace = _workspace(settings, corpus)
+    judged = workspace.receipt("judge")
+    retrieval = workspace.receipt("score_retrieval")
+    answers = workspace.receipt("score_answers")
+    index, adapter = judged["index"], judged["adapter"]
+    page = settings.reports / corpus / "report.html"
+    return {
+        "corpus": corpus,
+        "candidate": {
+            "digest": judged["candidate"],
+            "arm": judged["arm"],
+            "arm_reason": judged["arm_reason"],
+            "collection": index["collection"],
+            "rows": index["rows"],
+            "index_digest": index["digest"],
+            "embedder": index["embedder"],
+            "embedder_digest": index["embedder_digest"],
+            "adapter": adapter["digest"] if adapter else None,
+            "prompt_digest": judged["prompt_digest"],
+            "judged_against": judged["against"],
+        },
+        "retrieval": retrieval.get("metrics", {}),
+        "answers": answers.get("arms", {}).get(judged["arm"], {}),
+        "skipped": {
+            name: facts["skipped"]
+            for name, facts in (("retrieval", retrieval), ("answers", answers))
+            if "skipped" in facts
+        },
+        "verdict": {"passed": judged["passed"], "checks": judged["checks"]},
+        "html": str(page) if page.is_file() else None,
+    }
+
+
+def _release_row(manifest: Json, newest: int) -> Json:
+    primary = manifest["evaluation"]["primary"]
+    metric = manifest["evaluation"]["answers"].get(primary.partition(".")[2])
+    return {
+        "generation": manifest["generation"],
+        "created": manifest["created"],
+        "revision": manifest["revision"]["tag"],
+        "arm": manifest["arm"],
+        "collection": manifest["index"]["collection"],
+        "adapter": manifest["adapter"]["digest"] if manifest["adapter"] else None,
+        "candidate": manifest["candidate"],
+        "primary": primary,
+        "metric": metric,
+        "restores": manifest.get("restores"),
+        "champion": manifest["generation"] == newest,
+    }
+
+
+def release_list(settings: Settings, corpus: str) -> Json:
+    """`releases`, newest first; empty before the first. NotFound for an unknown corpus."""
+    _workspace(settings, corpus)
+    log = _log(settings)
+    known = log.generations(corpus)
+    rows = [_release_row(log.read(corpus, generation), known[-1]) for generation in reversed(known)]
+    return {"corpus": corpus, "releases": rows}
+
+
+def release_manifest(settings: Settings, corpus: str, generation: int | None) -> Json:
+    """A verified manifest, the newest by default. NotFound, IntegrityError."""
+    _workspace(settings, corpus)
+    return _log(settings).read(corpus, generation)
+
+
+def _revision(workspace: Workspace) -> str | None:
+    """The newest revision tag `rN` of the workspace's git repository, read from its refs without a subprocess."""
+    git = workspace.root / ".git"
+    names = [path.name for path in (git / "refs" / "tags").glob("r*")]
+    packed = git / "packed-refs"
+    if packed.is_file():
+        names += [line.rsplit("/", 1)[-1] for line in packed.read_text().splitlines() if " refs/tags/r" in line]
+    numbers = [int(name[1:]) for name in names if name[1:].isdigit()]
+    return f"r{max(numbers)}" if numbers else None
+
+
+def _status_row(settings: Settings, corpus: str) -> Json:
+    workspace = Workspace(settings.workspace(corpus), corpus)
+    row: Json = {"corpus": corpus, "revision": _revision(workspace), "documents": None, "candidate": None}
+    row |= {"verdict": None, "generation": None, "arm": None, "problem": None}
+    try:
+        if workspace.has("chunk"):
+            row["documents"] = workspace.receipt("chunk").get("documents")
+        if workspace.has("judge"):
+            judged = workspace.receipt("judge")
+            row |= {"candidate": judged["candidate"], "verdict": judged["passed"]}
+        log = _log(settings)
+        if log.generations(corpus):
+            newest = log.read(corpus)
+            row |= {"generation": newest["generation"], "arm": newest["arm"]}
+    except AssayError as exc:
+        row["problem"] = str(exc)
+    return row
+
+
+def overview(settings: Settings) -> Json:
+    """Every corpus of params.yaml: revision, candidate, verdict, release, and what is wrong with it, if anything."""
+    corpora = params_module.read_raw(settings.params_file)["corpora"]
+    return {
+        "home": str(settings.home),
+        "corpora": [_status_row(settings, corpus) for corpus in sorted(corpora)],
+        "services": settings.services,
+    }

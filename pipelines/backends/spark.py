@@ -1,0 +1,151 @@
+"""A Spark session for one job, and Spark's failures as our own errors. It knows no job.
+
+Everything binds to 127.0.0.1, the UI is off, and what the JVM has to say goes to a log file. The JVM ends with this
+process, also when this process is killed. Masters other than `local[N]` are taken as they are.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from pipelines import errors
+from pipelines.errors import AssayError, BackendError, BadInput, MissingTool
+
+_JAVA = "Spark needs Java 17 or newer; install the package openjdk-17-jre-headless, or set JAVA_HOME"
+_OURS = re.compile(r"^pipelines\.errors\.(\w+): (.*)$", re.MULTILINE)
+
+
+def check_java() -> int:
+    """Java's major version, by JAVA_HOME or PATH; MissingTool names the package to install."""
+    home = os.environ.get("JAVA_HOME")
+    java = str(Path(home) / "bin" / "java") if home else shutil.which("java")
+    if java is None:
+        raise MissingTool(_JAVA)
+    try:
+        said = subprocess.run([java, "-version"], capture_output=True, text=True, check=True, timeout=60).stderr
+    except (OSError, subprocess.SubprocessError) as exc:
+        raise MissingTool(f"{java} does not run. {_JAVA}") from exc
+    found = re.search(r'version "(\d+)', said)
+    if found is None or int(found[1]) < 17:
+        raise MissingTool(f"{java} is version {found[1] if found else 'unknown'}. {_JAVA}")
+    return int(found[1])
+
+
+@lru_cache(maxsize=1)
+def _gateway(master: str, scratch: Path) -> Any:
+    """The JVM of this process: one, reused by later sessions."""
+    from pyspark import SparkConf
+    from pyspark.java_gateway import launch_gateway
+
+    check_java()
+    scratch.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+    os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
+    conf = SparkConf(loadDefaults=False).setMaster(master).set("spark.driver.memory", "1g")
+    with (scratch / "spark.log").open("ab") as log:
+        try:
+            return launch_gateway(conf, popen_kwargs={"stdout": log, "stderr": log})
+        except Exception as exc:  # py4j and PySpark raise bare exceptions here
+            raise BackendError(f"Spark's JVM did not start; see {scratch / 'spark.log'}") from exc
+
+
+@contextmanager
+def session(master: str, *, name: str, scratch: Path) -> Iterator[Any]:
+    """A SparkSession; stopped at the end of the block. `scratch` holds shuffle files while it lives, and spark.log.
+
+    Errors inside the block that come from Spark become ours: an AssayError raised in a worker is raised again as what
+    it was, a full disk is a BadInput that names the folder, the rest are BackendError.
+    """
+    from pyspark import SparkConf, SparkContext
+    from pyspark.sql import SparkSession
+
+    gateway = _gateway(master, scratch)
+    conf = SparkConf(_jvm=gateway.jvm).setMaster(master).setAppName(name)
+    for key, value in {
+        "spark.driver.host": "127.0.0.1",
+        "spark.driver.bindAddress": "127.0.0.1",
+        "spark.local.dir": str(scratch),
+        "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
+        # Fixed partitions: which rows share a file must not depend on sizes seen at run time.
+        "spark.sql.adaptive.enabled": "false",
+        "spark.sql.shuffle.partitions": "4",
+        "spark.sql.execution.arrow.pyspark.enabled": "true",
+        "spark.sql.execution.arrow.maxRecordsPerBatch": "1000",
+    }.items():
+        conf.set(key, value)
+    context = SparkContext(conf=conf, gateway=gateway)
+    context.setLogLevel("ERROR")
+    try:
+        yield SparkSession(context)
+    except AssayError:
+        raise
+    except Exception as exc:
+        raise _translated(exc, scratch) from exc
+    finally:
+        context.stop()
+
+
+def _translated(exc: Exception, scratch: Path) -> Exception:
+    """Our own error for what a worker or the JVM raised; other exceptions (bugs of ours) as they are."""
+    text = str(exc)
+    if ours := _OURS.findall(text):
+        kind = getattr(errors, ours[-1][0], BackendError)
+        return kind(ours[-1][1]) if issubclass(kind, AssayError) else BackendError(ours[-1][1])
+    if "No space left on device" in text or "Disk quota exceeded" in text:
+        return BadInput(f"no space left in {scratch}; free some, or set ASSAY_HOME")
+    if type(exc).__module__.split(".")[0] not in ("pyspark", "py4j"):
+        return exc
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or [type(exc).__name__]
+    return BackendError(f"Spark failed: {lines[-1][:200]} (see {scratch / 'spark.log'})")
+
+
+def read_parts(spark: Any, keys: list[str], read: Callable[[str], Iterable[Any]], schema: str) -> Any:
+    """A DataFrame of what `read(key)` yields (Arrow batches of `schema`, a DDL string), one task per key.
+
+    The engine never opens the objects itself: workers read and write them by the same store as everything else,
+    so a folder and S3 behave alike and Spark needs no file-system jars.
+    """
+
+    def work(batches: Iterable[Any]) -> Iterator[Any]:
+        for batch in batches:
+            for key in batch.column(0).to_pylist():
+                yield from read(key)
+
+    named = spark.createDataFrame([(key,) for key in keys], "key string")
+    return named.repartition(max(1, len(keys)), "key").mapInArrow(work, schema)
+
+
+@contextmanager
+def watch(spark: Any, say: Callable[[float], None], *, every: float = 5.0) -> Iterator[None]:
+    """While the block runs, call `say` with the share of tasks of the running stages that are done, when it grew."""
+    done = threading.Event()
+    tracker = spark.sparkContext.statusTracker()
+
+    def look() -> None:
+        last = 0.0
+        while not done.wait(every):
+            infos = [tracker.getStageInfo(stage) for stage in tracker.getActiveStageIds()]
+            tasks = sum(info.numTasks for info in infos if info)
+            share = sum(info.numCompletedTasks for info in infos if info) / tasks if tasks else 0.0
+            if share > last:
+                last = share
+                say(share)
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()

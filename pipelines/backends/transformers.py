@@ -1,0 +1,398 @@
+"""Generation with a causal language model through transformers, behind `ports.Generator`.
+
+A model comes from a definition in models/generators. A GGUF file is converted once to bfloat16 safetensors, with its
+tokenizer, below the cache; weights are only ever read from safetensors, and no model's own code is run. A LoRA
+adapter is merged into the weights before anything is generated. Importing transformers' models costs 10 CPU-seconds:
+the tokenizer alone (trimming, counting) needs 2, the digests none. It does not train, and knows no prompts.
+
+The module bears its vendor's name; imports in this package are absolute, so the two never meet.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipelines.core.digests import digest_json
+from pipelines.errors import BackendError, BadConfig, BadInput, IntegrityError, MissingTool
+from pipelines.locks import exclusive
+from pipelines.ports import Completion, Messages
+
+DEFINITION_FORM = "package and file, or path, or hub; and optionally install, precision, licence"
+PRECISIONS = ("auto", "bfloat16", "float32")
+_CONVERSION = "1"  # part of the cache's key: raise it when `_convert` writes something else
+_SEAL = "sealed.json"
+_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+_CONFIG = ("config.json", "generation_config.json")
+
+
+def sha256_file(file: Path) -> str:
+    """sha256 (hex) of a file's bytes."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@dataclass(frozen=True)
+class Definition:
+    """A file of models/generators: exactly one of `model` (a file in a package) and `folder` is set."""
+
+    name: str
+    model: Path | None
+    folder: Path | None
+    precision: str
+
+
+def _in_package(name: str, raw: Mapping[str, Any]) -> Path:
+    """The model file inside an installed package, found without importing it."""
+    package = str(raw["package"])
+    hint = raw.get("install") or f"pip install {package.replace('_', '-')}"
+    found = importlib.util.find_spec(package)
+    places = list(found.submodule_search_locations or []) if found else []
+    if not places:
+        raise MissingTool(f"generator {name}: package {package} is not installed; install it with: {hint}")
+    file = Path(places[0]) / str(raw["file"])
+    if not file.is_file():
+        raise MissingTool(f"generator {name}: package {package} holds no {raw['file']}; install it with: {hint}")
+    return file
+
+
+def _on_disk(name: str, raw: Mapping[str, Any]) -> Path:
+    """A model folder: a path, or a Hugging Face id that is already in the local cache."""
+    if "path" in raw:
+        folder = Path(str(raw["path"])).expanduser()
+    else:
+        from huggingface_hub import snapshot_download
+
+        try:
+            folder = Path(snapshot_download(str(raw["hub"]), local_files_only=True))
+        except Exception as exc:  # the hub's errors for "not on disk" share no base class
+            raise MissingTool(f"generator {name}: {raw['hub']} is not in the local Hugging Face cache") from exc
+    if not folder.is_dir():
+        raise MissingTool(f"generator {name}: there is no model folder {folder}")
+    if not [*folder.glob("*.safetensors")]:
+        raise MissingTool(f"generator {name}: no *.safetensors in {folder}; other forms of weights are not read")
+    for needed in ("config.json", "tokenizer.json"):
+        if not (folder / needed).is_file():
+            raise MissingTool(f"generator {name}: no {needed} in {folder}; it must be a transformers model folder")
+    return folder
+
+
+def read_definition(file: Path) -> Definition:
+    """Parse strictly and find the model. BadConfig shows the valid form; MissingTool names what is not there."""
+    name = file.stem
+    try:
+        raw = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as exc:
+        known = ", ".join(sorted(other.stem for other in file.parent.glob("*.yaml"))) or "none"
+        raise BadConfig(
+            f"generate.model is {name!r}, but there is no models/generators/{name}.yaml; known: {known}"
+        ) from exc
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as exc:
+        raise BadConfig(f"models/generators/{file.name} is not readable YAML: {exc}") from exc
+    sources = {"package", "path", "hub"}
+    allowed = sources | {"file", "install", "precision", "licence"}
+    if not isinstance(raw, dict) or set(raw) - allowed or len(sources & set(raw)) != 1 or (
+        ("package" in raw) != ("file" in raw)
+    ):
+        raise BadConfig(f"models/generators/{file.name}: its keys are {DEFINITION_FORM}")
+    precision = raw.get("precision", "auto")
+    if precision not in PRECISIONS:
+        raise BadConfig(f"models/generators/{file.name}: precision is {precision!r}; one of {', '.join(PRECISIONS)}")
+    if "package" in raw:
+        return Definition(name, _in_package(name, raw), None, precision)
+    return Definition(name, None, _on_disk(name, raw), precision)
+
+
+def _quiet() -> None:
+    """No progress bars and hints on the terminal: stages print their own progress."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def _model_class(folder: Path) -> Any:
+    """Llama's own class where the model is one: it spares the 5 CPU-seconds that the Auto classes import."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if config.get("architectures") == ["LlamaForCausalLM"]:
+        from transformers.models.llama.modeling_llama import LlamaForCausalLM
+
+        return LlamaForCausalLM
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM
+
+
+def _convert(model: Path, destination: Path) -> None:
+    """A GGUF file as a folder of bfloat16 safetensors, configuration and tokenizer.
+
+    A model loaded from GGUF refuses `save_pretrained`; its state in a fresh model of the same configuration saves.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    _quiet()
+    source = {"pretrained_model_name_or_path": str(model.parent), "gguf_file": model.name}
+    loaded = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+    config = loaded.config
+    config.__dict__.pop("quantization_config", None)
+    config.__dict__.pop("_name_or_path", None)
+    fresh = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    fresh.load_state_dict(loaded.state_dict(), strict=True)
+    fresh.generation_config = loaded.generation_config
+    fresh.save_pretrained(str(destination))
+    AutoTokenizer.from_pretrained(**source).save_pretrained(str(destination))
+
+
+def _converted(definition: Definition, cache: Path) -> Path:
+    """The definition's model as a sealed folder below the cache; made on first use, by one process."""
+    if definition.folder is not None:
+        return definition.folder
+    assert definition.model is not None  # noqa: S101  # one of the two is set: read_definition
+    key = digest_json([sha256_file(definition.model), _CONVERSION])[:32]
+    folder = cache / "generators" / key
+    if (folder / _SEAL).is_file():
+        return folder
+    with exclusive(cache / "generators" / f"{key}.lock", patience=900, what=f"conversion of {definition.name}"):
+        if (folder / _SEAL).is_file():
+            return folder
+        unfinished = folder.with_name(f".{key}.tmp")
+        for stale in (unfinished, folder):  # left by a process that was killed
+            shutil.rmtree(stale, ignore_errors=True)
+        try:
+            unfinished.mkdir(parents=True)
+            _convert(definition.model, unfinished)
+            files = {file.name: sha256_file(file) for file in sorted(unfinished.iterdir())}
+            (unfinished / _SEAL).write_text(json.dumps(files, indent=1) + "\n", encoding="utf-8")
+            unfinished.rename(folder)
+        except OSError as exc:
+            raise BackendError(f"generator {definition.name}: cannot write {folder}: {exc.strerror or exc}") from exc
+        except (ValueError, KeyError, RuntimeError) as exc:
+            raise BadInput(f"generator {definition.name}: {definition.model.name} is not usable: {exc}") from exc
+    return folder
+
+
+def _file_digests(folder: Path) -> dict[str, str]:
+    """sha256 of weights, configuration and tokenizer; a converted folder's are those of its seal."""
+    seal = folder / _SEAL
+    if seal.is_file():
+        known: dict[str, str] = json.loads(seal.read_text(encoding="utf-8"))
+        return known
+    names = {*_TOKENIZER, *_CONFIG, *(file.name for file in folder.glob("*.safetensors*"))}
+    return {name: sha256_file(folder / name) for name in sorted(names) if (folder / name).is_file()}
+
+
+def native_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 itself (AVX512-BF16, AMX); without, it is 10 times slower than float32."""
+    import torch
+
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+class TransformersGenerator:
+    """A `ports.Generator`. Nothing heavy is imported or loaded before the first call that needs it.
+
+    `digest` covers the base's files, the adapter and the precision of the arithmetic; `base_digest` the base's files;
+    `folder` is the base as a transformers folder, which training starts from.
+    """
+
+    def __init__(self, definition: Definition, *, cache: Path, adapter: Path | None, batch: int) -> None:
+        self._definition = definition
+        self._cache = cache
+        self._adapter = adapter
+        self._batch = batch
+        self.name = definition.name
+
+    @cached_property
+    def folder(self) -> Path:
+        return _converted(self._definition, self._cache)
+
+    @cached_property
+    def base_digest(self) -> str:
+        return digest_json(_file_digests(self.folder))
+
+    @cached_property
+    def precision(self) -> str:
+        """bfloat16 or float32."""
+        if self._definition.precision != "auto":
+            return self._definition.precision
+        return "bfloat16" if native_bfloat16() else "float32"
+
+    @cached_property
+    def adapter_digest(self) -> str | None:
+        """The digest of the adapter, once it is known to fit: IntegrityError when it was trained on another base."""
+        if self._adapter is None:
+            return None
+        names = ("adapter_model.safetensors", "adapter_config.json", "assay.json")
+        try:
+            bound = json.loads((self._adapter / "assay.json").read_text(encoding="utf-8"))
+            files = {name: sha256_file(self._adapter / name) for name in names}
+        except (OSError, ValueError) as exc:
+            raise BadInput(f"adapter {self._adapter.name} is not an adapter folder: {exc}") from exc
+        if bound.get("base_digest") != self.base_digest:
+            trained, here = str(bound.get("base_digest"))[:12], self.base_digest[:12]
+            raise IntegrityError(
+                f"adapter {self._adapter.name} was trained on base {bound.get('base')} {trained}, "
+                f"but generator {self.name} is {here}"
+            )
+        return digest_json(files)
+
+    @cached_property
+    def digest(self) -> str:
+        return digest_json([self.base_digest, self.adapter_digest, self.precision])
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        from transformers import PreTrainedTokenizerFast
+
+        _quiet()
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(str(self.folder), padding_side="left")
+        if tokenizer.chat_template is None:
+            raise BadInput(f"generator {self.name}: its tokenizer has no chat template")
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        return tokenizer
+
+    def trim(self, text: str, *, tokens: int) -> str:
+        """The longest prefix of `text` that is at most `tokens` whole tokens."""
+        encoded = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        spans = encoded["offset_mapping"]
+        return text if len(spans) <= tokens else text[: spans[tokens - 1][1]].rstrip()
+
+    def count(self, chat: Messages) -> int:
+        """Tokens of a whole chat (an assistant's message included), as the model reads it."""
+        return len(self._tokenizer(self._render(chat, reply=False), add_special_tokens=False)["input_ids"])
+
+    def _render(self, chat: Messages, *, reply: bool) -> str:
+        rendered = self._tokenizer.apply_chat_template(
+            [dict(message) for message in chat], tokenize=False, add_generation_prompt=reply
+        )
+        return str(rendered)
+
+    @cached_property
+    def _model(self) -> Any:
+        """The model in evaluation mode, its files checked against the seal, the adapter merged."""
+        import torch
+
+        _quiet()
+        if (self.folder / _SEAL).is_file():
+            for name, digest in _file_digests(self.folder).items():
+                if not (self.folder / name).is_file() or sha256_file(self.folder / name) != digest:
+                    raise IntegrityError(
+                        f"generator {self.name}: {name} in {self.folder} is not what was converted; remove that folder"
+                    )
+        _ = self.adapter_digest
+        dtype = getattr(torch, self.precision)
+        # Merged in float32, then rounded once: the adapter's small weights would be lost in bfloat16.
+        first = dtype if self._adapter is None else torch.float32
+        model = _model_class(self.folder).from_pretrained(
+            str(self.folder), dtype=first, use_safetensors=True, trust_remote_code=False
+        )
+        if self._adapter is not None:
+            from peft import PeftModel
+
+            model = PeftModel.from_pretrained(model, str(self._adapter)).merge_and_unload().to(dtype)
+        return model.eval()
+
+    @cached_property
+    def _closing(self) -> frozenset[int]:
+        """Ids of the tokens whose text holds a closing brace."""
+        vocabulary = self._tokenizer.get_vocab()
+        return frozenset(number for text, number in vocabulary.items() if "}" in text)
+
+    def reply(self, chats: Sequence[Messages], *, max_new_tokens: int) -> list[Completion]:
+        """Greedy completions, in order. Chats of like length share a batch; a reply also ends where its JSON object
+        is whole. `seconds` is the wall time of the reply's batch over the batch's size."""
+        texts = [self._render(chat, reply=True) for chat in chats]
+        encoded = self._tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+        window = getattr(self._model.config, "max_position_embeddings", None) if texts else None
+        longest = max(map(len, encoded), default=0)
+        if window is not None and longest + max_new_tokens > window:
+            raise BadInput(
+                f"a prompt of {longest} tokens and {max_new_tokens} new ones exceed the {window} that {self.name} reads"
+            )
+        order = sorted(range(len(texts)), key=lambda i: (-len(encoded[i]), i))
+        out: dict[int, Completion] = {}
+        for start in range(0, len(order), self._batch):
+            members = order[start : start + self._batch]
+            out.update(zip(members, self._generate([encoded[i] for i in members], max_new_tokens), strict=True))
+        return [out[i] for i in range(len(texts))]
+
+    def _generate(self, prompts: list[list[int]], max_new_tokens: int) -> list[Completion]:
+        """One batch; prompts as token ids."""
+        import torch
+        from transformers import StoppingCriteriaList
+
+        tokenizer, model = self._tokenizer, self._model
+        inputs = tokenizer.pad({"input_ids": prompts}, padding=True, return_tensors="pt")
+        width = inputs["input_ids"].shape[1]
+        ends = _ObjectEnds(tokenizer, self._closing, width)
+        start = time.perf_counter()
+        with torch.inference_mode():
+            made = model.generate(
+                input_ids=inputs["input_ids"],
+                attention_mask=inputs["attention_mask"],
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                num_beams=1,
+                pad_token_id=tokenizer.pad_token_id,
+                eos_token_id=tokenizer.eos_token_id,
+                stopping_criteria=StoppingCriteriaList([ends]),
+            )
+        seconds = (time.perf_counter() - start) / len(prompts)
+        out = []
+        for prompt, row in zip(prompts, made[:, width:].tolist(), strict=True):
+            stops = [n for n, token in enumerate(row, 1) if token in (tokenizer.eos_token_id, tokenizer.pad_token_id)]
+            row = row[: stops[0]] if stops else row
+            text = tokenizer.decode(row, skip_special_tokens=True).strip()
+            out.append(Completion(text, len(prompt), len(row), seconds))
+        return out
+
+
+class _ObjectEnds:
+    """transformers' stopping criterion: a sequence is done when its reply starts with a JSON object that is whole."""
+
+    def __init__(self, tokenizer: Any, closing: frozenset[int], width: int) -> None:
+        self._tokenizer = tokenizer
+        self._closing = closing
+        self._width = width
+
+    def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
+        import torch
+
+        done = [token in self._closing and self._whole(row) for row, token in enumerate_last(input_ids)]
+        return torch.tensor(done, dtype=torch.bool, device=input_ids.device)
+
+    def _whole(self, row: Any) -> bool:
+        text = self._tokenizer.decode(row[self._width :], skip_special_tokens=True).lstrip()
+        try:
+            json.JSONDecoder().raw_decode(text)
+        except ValueError:
+            return False
+        return text.startswith("{")
+
+
+def enumerate_last(input_ids: Any) -> list[tuple[Any, int]]:
+    """(row, its last token id) of a batch of token ids."""
+    return list(zip(input_ids, input_ids[:, -1].tolist(), strict=True))
+
+
+def load_generator(definition: Path, *, cache: Path, adapter: Path | None = None, batch: int = 16) -> Any:
+    """The generator of a definition file, with an adapter folder merged when one is given.
+
+    BadConfig and MissingTool when the definition or its model cannot be used; everything else waits for first use.
+    """
+    for key in ("HF_HUB_OFFLINE", "HF_HUB_DISABLE_TELEMETRY"):
+        os.environ.setdefault(key, "1")
+    return TransformersGenerator(read_definition(definition), cache=cache, adapter=adapter, batch=batch)

@@ -1,0 +1,97 @@
+"""The rows of a build in the object store, and a vector store brought to exactly these rows.
+
+The Parquet below `builds/COLLECTION/` is the truth, Milvus a projection of it: whoever needs the collection (the index
+stage, a service, a check) can have it loaded from here. It seals nothing and tracks nothing.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from pipelines.core.digests import digest_row, digest_set
+from pipelines.errors import IntegrityError, NotFound
+from pipelines.ports import ObjectStore, VectorStore
+
+BATCH = 500
+"""Rows of one upsert: about 1 MB at 384 dimensions."""
+
+Facts = Mapping[str, Any]
+
+
+def build_facts(objects: ObjectStore, key: str) -> dict[str, Any]:
+    """What the embed stage said when the build was whole; NotFound when there is no such build."""
+    try:
+        facts: dict[str, Any] = json.loads(objects.get(f"{key}/embed.json"))
+    except KeyError as exc:
+        raise NotFound(f"there is no whole build at {key} in the object store") from exc
+    return facts
+
+
+def build_rows(objects: ObjectStore, build: Facts, *, columns: Sequence[str] | None = None) -> Iterator[Any]:
+    """Arrow record batches of a build, part by part; one part (at most some 50 MB) is in memory at a time.
+
+    `build` has `key` and `parts`. NotFound names a part that is gone.
+    """
+    import pyarrow.parquet as pq
+
+    for part in build["parts"]:
+        try:
+            data = objects.get(f"{build['key']}/{part}")
+        except KeyError as exc:
+            raise NotFound(f"{build['key']}/{part} is not in the object store; run stage embed again") from exc
+        with pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True) as file:
+            yield from file.iter_batches(batch_size=BATCH, columns=columns)
+
+
+def held(store: VectorStore, collection: str) -> tuple[int, str]:
+    """(rows, order-free digest) of what the store holds, every row read back; NotFound without the collection."""
+    count = 0
+
+    def marks() -> Iterator[int]:
+        nonlocal count
+        for key, text, vector in store.rows(collection):
+            count += 1
+            yield digest_row(key.encode(), text.encode(), vector)
+
+    digest = digest_set(marks())
+    return count, digest
+
+
+def load_build(store: VectorStore, objects: ObjectStore, build: Facts) -> int:
+    """Bring the store to exactly the rows of `build` (embed's facts); returns how many loads that took (0, 1 or 2).
+
+    What differs is loaded over; what then still differs (rows that do not belong there) is dropped and loaded again.
+    IntegrityError when it differs even so.
+    """
+    collection, expected = build["collection"], (build["rows"], build["digest"])
+    try:
+        if held(store, collection) == expected:
+            return 0
+    except NotFound:
+        pass
+    for attempt in (1, 2):
+        store.load(collection, _told(build_rows(objects, build), build["rows"]), dim=build["dim"])
+        found = held(store, collection)
+        if found == expected:
+            return attempt
+        if attempt == 1:
+            store.drop(collection)
+    raise IntegrityError(
+        f"{collection} holds {found[0]} rows of digest {found[1][:12]} after loading, "
+        f"not {expected[0]} of {expected[1][:12]}"
+    )
+
+
+def _told(batches: Iterator[Any], total: int) -> Iterator[Any]:
+    """Pass batches on, with a line on stdout now and then."""
+    rows, last = 0, time.monotonic()
+    for batch in batches:
+        yield batch
+        rows += batch.num_rows
+        if time.monotonic() - last > 5:
+            last = time.monotonic()
+            print(f"index: {rows:,} of {total:,} rows", flush=True)

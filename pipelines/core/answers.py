@@ -1,0 +1,118 @@
+"""Metrics of one answered question, and of an arm. No I/O.
+
+Exact match and token F1 are those of SQuAD's evaluation script (Rajpurkar et al., 2016; version 2.0, 2018):
+normalised text, the best over the gold answers. As in version 2.0, a question without an answer scores 1 when the
+reply refuses and 0 otherwise, and a refusal of a question that has one scores 0.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from pipelines.core.bootstrap import mean_interval, paired_difference
+from pipelines.core.nouns import Metric
+from pipelines.core.prompts import Reply, normalised
+
+METRICS = (
+    "exact_match",
+    "token_f1",
+    "contains_answer",
+    "format_valid",
+    "citation_precision",
+    "refused",
+    "correct_refusal",
+)
+MOST_WORDS = 60
+"""A plain-text reply longer than this is not the short answer that was asked for."""
+
+
+def exact_match(answer: str, gold: str) -> float:
+    """1.0 when both are equal after normalisation."""
+    return float(normalised(answer) == normalised(gold))
+
+
+def token_f1(answer: str, gold: str) -> float:
+    """Harmonic mean of precision and recall over the bags of normalised tokens; of two empty bags 1, of one 0."""
+    said, wanted = normalised(answer).split(), normalised(gold).split()
+    if not said or not wanted:
+        return float(said == wanted)
+    shared = sum((Counter(said) & Counter(wanted)).values())
+    if shared == 0:
+        return 0.0
+    precision, recall = shared / len(said), shared / len(wanted)
+    return 2 * precision * recall / (precision + recall)
+
+
+def contains_answer(answer: str, gold: str) -> float:
+    """1.0 when the gold answer's normalised tokens stand in the answer, in order and side by side."""
+    said, wanted = f" {normalised(answer)} ", normalised(gold)
+    return float(bool(wanted) and f" {wanted} " in said)
+
+
+def citation_precision(cited: Sequence[str], documents: Sequence[str]) -> float:
+    """Share of the cited documents that are evidence. A reply that cites nothing scores 0 when there is evidence (a
+    reader can check nothing) and 1 when there is none."""
+    if not cited:
+        return float(not documents)
+    return sum(document in documents for document in cited) / len(cited)
+
+
+def plain_format(text: str) -> bool:
+    """A plain-text reply is well formed when it is not empty and at most `MOST_WORDS` words long."""
+    return 0 < len(text.split()) <= MOST_WORDS
+
+
+def score(reply: Reply, gold: Sequence[str], documents: Sequence[str], *, format_valid: bool) -> dict[str, float]:
+    """All `METRICS` of one reply. `gold` are the acceptable answers (none: the corpus cannot answer the question),
+    `documents` the evidence's."""
+    refused = float(reply.refused)
+    if gold and not reply.refused:
+        best = {
+            "exact_match": max(exact_match(reply.answer, g) for g in gold),
+            "token_f1": max(token_f1(reply.answer, g) for g in gold),
+            "contains_answer": max(contains_answer(reply.answer, g) for g in gold),
+        }
+    else:
+        best = dict.fromkeys(("exact_match", "token_f1", "contains_answer"), refused if not gold else 0.0)
+    return {
+        **best,
+        "format_valid": float(format_valid),
+        "citation_precision": citation_precision(reply.citations, documents),
+        "refused": refused,
+        "correct_refusal": float(reply.refused == (not gold)),
+    }
+
+
+def summarise(
+    rows: Sequence[Mapping[str, float]], *, confidence: float, resamples: int, seed: int
+) -> dict[str, Metric]:
+    """Mean and bootstrap interval of each metric over an arm's questions. ValueError on no rows."""
+    options = {"confidence": confidence, "resamples": resamples, "seed": seed}
+    return {name: mean_interval([row[name] for row in rows], **options) for name in METRICS}  # type: ignore[arg-type]
+
+
+def differences(
+    rows: Sequence[Mapping[str, float]],
+    base: Sequence[Mapping[str, float]],
+    *,
+    confidence: float,
+    resamples: int,
+    seed: int,
+) -> dict[str, Metric]:
+    """Paired difference (arm minus base) of each metric; both sequences are in the same order of questions."""
+    options = {"confidence": confidence, "resamples": resamples, "seed": seed}
+    return {
+        name: paired_difference([r[name] for r in rows], [b[name] for b in base], **options)  # type: ignore[arg-type]
+        for name in METRICS
+    }
+
+
+def latency(seconds: Sequence[float]) -> dict[str, dict[str, float | int]]:
+    """Median and 99th percentile in seconds, by linear interpolation, with the number of replies behind them."""
+    values = np.asarray(seconds, dtype=np.float64)
+    return {
+        f"latency_p{q}": {"value": round(float(np.quantile(values, q / 100)), 4), "n": len(values)} for q in (50, 99)
+    }

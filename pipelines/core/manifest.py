@@ -1,0 +1,86 @@
+"""The release manifest: what one generation binds, as plain JSON. It is built here and signed elsewhere; no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Json = Mapping[str, Any]
+SERVING = ("chunk", "embed", "index", "retrieve", "generate", "answer")
+"""Sections of params that a reader needs to serve a release as it was judged."""
+SCHEMA = 1
+
+
+def build(
+    *,
+    corpus: str,
+    created: str,
+    generation: int,
+    judged: Json,
+    revision: Json,
+    params: Json,
+    base: Json,
+    evaluation: Json,
+    code: Json,
+    window: int,
+) -> dict[str, Any]:
+    """The manifest of a judged candidate. `judged` is the judge's receipt, `params` the corpus's block, `created`
+    UTC in ISO form, `window` the embedder's in tokens."""
+    index = judged["index"]
+    return {
+        "schema": SCHEMA,
+        "corpus": corpus,
+        "generation": generation,
+        "previous": generation - 1,
+        "created": created,
+        "candidate": judged["candidate"],
+        "revision": dict(revision),
+        "chunk": params["chunk"],
+        "embedder": {
+            "name": index["embedder"],
+            "digest": index["embedder_digest"],
+            "dim": index["dim"],
+            "window": window,
+        },
+        "index": {
+            "collection": index["collection"],
+            "rows": index["rows"],
+            "digest": index["digest"],
+            "key": index["key"],
+            "params": params["index"],
+        },
+        "adapter": judged["adapter"],
+        "base": dict(base),
+        "prompt": {"digest": judged["prompt_digest"]},
+        "params": {name: params[name] for name in SERVING},
+        "arm": judged["arm"],
+        "evaluation": {**evaluation, "primary": judged["primary"]},
+        "verdict": {"passed": judged["passed"], "against": judged["against"], "checks": judged["checks"]},
+        "code": dict(code),
+    }
+
+
+def restored(target: Json, log: Sequence[Json], *, generation: int, created: str) -> dict[str, Any]:
+    """The manifest of a rollback: what `target` served, as a new generation. `log` holds the manifests that are
+    newer than `target`; the candidates among them that it does not serve are withdrawn."""
+    withdrawn = sorted({m["candidate"] for m in log if m["candidate"] != target["candidate"]})
+    return {
+        **{key: value for key, value in target.items() if key not in ("restores", "withdrawn")},
+        "generation": generation,
+        "previous": generation - 1,
+        "created": created,
+        # A rollback to a rollback names the build's own generation.
+        "restores": target.get("restores") or target["generation"],
+        "withdrawn": withdrawn,
+    }
+
+
+def unchanged(manifest: Json, *, index: Json, train: Json, params: Json, wanted_arm: str) -> bool:
+    """True when these receipts and params can only lead to the candidate that `manifest` already released: same
+    build, same adapter, same serving params, and an arm that is asked for is the one that serves."""
+    return (
+        manifest["index"]["collection"] == index.get("collection")
+        and (manifest.get("adapter") or {}).get("digest") == train.get("digest")
+        and all(manifest["params"][name] == params[name] for name in ("retrieve", "generate"))
+        and wanted_arm in ("auto", manifest["arm"])
+    )

@@ -1,0 +1,54 @@
+"""Train, validation and test, split by document. No I/O.
+
+The method is a threshold on a digest of each document id, so it is stable: adding or removing documents, questions
+or examples never moves another item. An item that rests on several documents takes the strictest of their splits
+(test before validation before train). So whatever is trained on rests on training documents only, and whatever is
+asked in the test has at least one document that training never saw. Questions and examples of the same corpus are
+split by the same function. The price of stability is that the realised shares vary around the asked ones, and that
+items with several documents lean towards test.
+
+Grouping items that share documents (union-find) would balance better, but one new question can join two groups and
+move a document from training to test between revisions; that is why it is not done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pipelines.core.digests import digest_text
+
+TRAIN, VALIDATION, TEST = "train", "validation", "test"
+SPLITS = (TRAIN, VALIDATION, TEST)
+_STRICTEST = (TEST, VALIDATION, TRAIN)
+
+
+def fraction(key: str, *, seed: int) -> float:
+    """A number in [0, 1) that depends on key and seed only; uniform over keys (32 bits of sha256)."""
+    return int(digest_text(f"{seed}:{key}")[:8], 16) / 2**32
+
+
+def split_of_key(key: str, *, validation: float, test: float, seed: int) -> str:
+    """The split of one document id (or of an item without documents, by its own id).
+
+    `validation` and `test` are shares; the rest is training.
+    """
+    at = fraction(key, seed=seed)
+    if at < test:
+        return TEST
+    return VALIDATION if at < test + validation else TRAIN
+
+
+def documents_of(item: Mapping[str, Any]) -> tuple[str, ...]:
+    """The distinct documents that a question or an example rests on, in order."""
+    return tuple(dict.fromkeys(entry["document"] for entry in item.get("evidence") or ()))
+
+
+def split_of(item: Mapping[str, Any], *, validation: float, test: float, seed: int) -> str:
+    """The split of a question or an example with `evidence` and `id`.
+
+    An item without evidence (unanswerable questions, refusals, plain training sets) goes by its `id`.
+    """
+    keys = documents_of(item) or (f"item:{item['id']}",)
+    found = {split_of_key(key, validation=validation, test=test, seed=seed) for key in keys}
+    return next(name for name in _STRICTEST if name in found)

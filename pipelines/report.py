@@ -1,0 +1,82 @@
+"""What a reviewer reads: the HTML report of a candidate and the description of a released model version.
+
+It lays out what views and manifests hold, from the templates in `models/cards`; it measures and decides nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from pipelines.settings import checkout
+from pipelines.show import arm_columns, best_arm, number
+from pipelines.workspace import write_whole
+
+Json = Mapping[str, Any]
+_NOT_PLOTTED = ("tokens_in", "tokens_out")
+
+
+@lru_cache
+def _templates() -> Any:
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(checkout() / "models" / "cards"),
+        autoescape=jinja2.select_autoescape(["html", "html.j2"]),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+    )
+    environment.filters["num"] = lambda value: "" if value is None else number(value)
+    environment.filters["cell"] = lambda text: " ".join(str(text).split()).replace("|", "\\|")
+    return environment
+
+
+def describe(manifest: Json) -> str:
+    """Markdown by which a reviewer can decide about a release: verdict, arms, retrieval, digests."""
+    names = list(arm_columns(manifest["evaluation"]["arms"]))
+    text: str = _templates().get_template("release.md.j2").render(m=manifest, names=names)
+    return text
+
+
+def render(report: Json, comparison: Json, releases: Json) -> str:
+    """The candidate's report as one self-contained HTML page. Arguments as `actions.views` makes them."""
+    arms = comparison["arms"]
+    headings = arm_columns(arms)
+    plotted = [name for name in headings if name not in _NOT_PLOTTED]
+    page: str = _templates().get_template("report.html.j2").render(
+        corpus=report["corpus"],
+        candidate=report["candidate"],
+        verdict=report["verdict"],
+        retrieval=report["retrieval"],
+        arms=arms,
+        headings=headings,
+        plotted=plotted,
+        best={name: best_arm(arms, name) for name in headings},
+        scale={name: _top(arms, name) for name in plotted},
+        questions=comparison["questions"],
+        primary=comparison["primary"],
+        differences=comparison["differences"],
+        release=releases["releases"][0] if releases["releases"] else None,
+        releases=releases["releases"],
+    )
+    return page
+
+
+def _top(arms: Json, name: str) -> float:
+    """The longest bar or whisker of a plot, so that every arm is drawn to one scale; never zero."""
+    values = [found[name].get("high") or found[name]["value"] for found in arms.values() if name in found]
+    return max([*values, 1e-9])
+
+
+def report_file(reports: Path, corpus: str) -> Path:
+    """Where the report of a corpus's last candidate is."""
+    return reports / corpus / "report.html"
+
+
+def write_report(reports: Path, report: Json, comparison: Json, releases: Json) -> Path:
+    """Write the page whole; returns its path."""
+    file = report_file(reports, report["corpus"])
+    write_whole(file, render(report, comparison, releases))
+    return file

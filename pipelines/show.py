@@ -1,0 +1,218 @@
+"""What the terminal shows: one rich table per command. It only lays out what `actions.views` and `actions.ask` return.
+
+Every function takes the plain mapping that `--json` prints, and an optional console.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+Json = Mapping[str, Any]
+ANSWER_COLUMNS = {
+    "exact_match": "EM",
+    "token_f1": "F1",
+    "contains_answer": "contains",
+    "format_valid": "format",
+    "citation_precision": "citations",
+    "correct_refusal": "refusals",
+    "latency_p50": "p50 s",
+    "tokens_in": "in",
+    "tokens_out": "out",
+}
+"""Metrics of an arm in the order shown, with short headings; `--json` has them all."""
+_COSTS = ("latency_p50", "latency_p99", "tokens_in", "tokens_out")
+"""Less is better, and the terminal shows no interval."""
+
+
+def terminal() -> Console:
+    """Standard output; 120 columns when it is not a terminal, so that tables in logs are not squeezed."""
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console = Console(highlight=False, markup=False, width=120)
+    return console
+
+
+def _table(title: str, *columns: str, right: int = 0) -> Table:
+    """Columns from number `right` on are right-aligned when it is positive."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    for number, name in enumerate(columns):
+        table.add_column(name, justify="right" if right and number >= right else "left", overflow="fold")
+    return table
+
+
+def number(value: float | None) -> str:
+    """Three decimals below ten, one below a hundred, none above; counts as they are; a dash for nothing."""
+    if value is None:
+        return "–"
+    if isinstance(value, int):
+        return f"{value:,}"
+    size = abs(value)
+    return f"{value:.3f}" if size < 10 else f"{value:.1f}" if size < 100 else f"{value:,.0f}"
+
+
+def _short(value: float) -> str:
+    """Two decimals below ten and no leading zero: arms have many columns."""
+    return f"{value:.2f}".replace("0.", ".", 1) if abs(value) < 10 else number(value)
+
+
+def _metric(metric: Json | None, *, best: bool = False, interval: bool = True) -> Text:
+    if metric is None:
+        return Text("–", style="dim")
+    text = Text(number(metric["value"]), style="bold green" if best else "")
+    if interval and metric.get("low") is not None:
+        text.append(f"\n{_short(metric['low'])}–{_short(metric['high'])}", style="dim not bold")
+    return text
+
+
+def best_arm(arms: Json, metric: str) -> str | None:
+    """The arm with the best value of a metric, or None when no arm has it or all are alike."""
+    values = {arm: found[metric]["value"] for arm, found in arms.items() if metric in found}
+    if len(set(values.values())) < 2:
+        return None
+    return (min if metric in _COSTS else max)(values, key=lambda arm: values[arm])
+
+
+def arm_columns(arms: Json) -> dict[str, str]:
+    """metric -> heading of every metric that some arm has, in the order shown."""
+    present = {metric for found in arms.values() for metric in found}
+    return {metric: heading for metric, heading in ANSWER_COLUMNS.items() if metric in present}
+
+
+def show_comparison(result: Json, console: Console | None = None) -> None:
+    """A row per arm; the best value of each column in bold, the interval below it."""
+    console = console or terminal()
+    if result.get("skipped"):
+        console.print(Text(f"{result['corpus']}: no arms to compare: {result['skipped']}"))
+        return
+    arms = result["arms"]
+    columns = arm_columns(arms)
+    title = f"{result['corpus']}: arms on the same {result['questions']} questions (95 % interval)"
+    table = _table(title, "arm", *columns.values(), right=1)
+    for arm, found in arms.items():
+        served = " ●" if arm == result.get("arm") else ""
+        cells = [
+            _metric(found.get(name), best=best_arm(arms, name) == arm, interval=name not in _COSTS) for name in columns
+        ]
+        table.add_row(Text(arm + served, style="bold" if served else ""), *cells)
+    console.print(table)
+    notes = [f"● would serve: best on {result['primary']}"] if result.get("arm") else []
+    notes += [
+        f"{name}: {number(d['value'])} [{number(d['low'])}, {number(d['high'])}]"
+        for name, d in result.get("differences", {}).items()
+    ]
+    console.print(Text("   ".join(notes), style="dim"))
+
+
+def _check_rows(checks: list[Json]) -> Table:
+    table = _table("", "", "check", "value", "bound", "interval", "n", "reason")
+    for check in checks:
+        mark = Text("✓", style="green") if check["passed"] else Text("✗", style="bold red")
+        span = "" if check.get("low") is None else f"{number(check['low'])} to {number(check['high'])}"
+        table.add_row(
+            mark,
+            check["name"],
+            number(check["value"]),
+            number(check["bound"]),
+            span,
+            str(check["n"] or ""),
+            check["reason"],
+        )
+    return table
+
+
+def show_verdict(verdict: Json, console: Console | None = None) -> None:
+    """Passed or rejected, and every check with its reason."""
+    console = console or terminal()
+    word = Text("PASSED", style="bold green") if verdict["passed"] else Text("REJECTED", style="bold red")
+    failed = sum(not check["passed"] for check in verdict["checks"])
+    tail = "" if verdict["passed"] else f": {failed} of {len(verdict['checks'])} checks failed"
+    console.print(Text.assemble("Verdict: ", word, tail))
+    console.print(_check_rows(verdict["checks"]))
+
+
+def show_report(result: Json, console: Console | None = None) -> None:
+    """The last candidate: what it is, its retrieval metrics, its verdict."""
+    console = console or terminal()
+    candidate = result["candidate"]
+    console.print(Text(f"{result['corpus']}: candidate {candidate['digest'][:12]}, arm {candidate['arm']}", "bold"))
+    if result["retrieval"]:
+        table = _table("retrieval", "metric", "value", "interval", "n", right=1)
+        for name, metric in result["retrieval"].items():
+            span = f"{number(metric['low'])} to {number(metric['high'])}"
+            table.add_row(name, number(metric["value"]), span, str(metric["n"]))
+        console.print(table)
+    show_verdict(result["verdict"], console)
+    if result.get("html"):
+        console.print(Text(f"Full report: {result['html']}", style="dim"))
+
+
+def show_releases(result: Json, console: Console | None = None) -> None:
+    """The release log, newest first."""
+    console = console or terminal()
+    primary = result["releases"][0]["primary"] if result["releases"] else ""
+    table = _table(
+        f"{result['corpus']}: releases", "generation", "released (UTC)", "revision", "arm", "index", "adapter", primary
+    )
+    for row in result["releases"]:
+        style = "bold green" if row["champion"] else ""
+        note = f" = {row['restores']}" if row.get("restores") else ""
+        cells = [
+            row["created"][:19].replace("T", " "),
+            row["revision"],
+            row["arm"],
+            row["collection"],
+            (row["adapter"] or "–")[:12],
+        ]
+        table.add_row(Text(f"{row['generation']}{note}", style=style), *cells, _metric(row["metric"]))
+    console.print(table)
+
+
+def show_manifest(manifest: Json, console: Console | None = None) -> None:
+    """A release's manifest as indented JSON, as signed."""
+    import json
+
+    console = console or terminal()
+    console.print(json.dumps(manifest, indent=2, ensure_ascii=False), soft_wrap=True)
+
+
+def show_answer(question: str, answer: Json, console: Console | None = None) -> None:
+    """The answer, its citations with passage and revision, and the release behind it."""
+    console = console or terminal()
+    release = answer["release"]
+    console.print(Text(question, style="bold"))
+    console.print(Text(f"  {answer['answer']}", style="green"))
+    for number_, cited in enumerate(answer["citations"], 1):
+        where = f"{cited['document']} (revision {cited['revision']}, characters {cited['start']}–{cited['end']})"
+        console.print(Text.assemble(f"  [{number_}] ", (cited["title"], "italic"), "  ", (where, "dim")))
+        passage = " ".join(cited["text"].split())
+        console.print(Text(f"      {passage[:220]}{'…' if len(passage) > 220 else ''}", style="dim"))
+    console.print(Text(f"  {release['corpus']}, generation {release['generation']}, arm {answer['arm']}", style="dim"))
+
+
+def show_status(result: Json, console: Console | None = None) -> None:
+    """A row per corpus."""
+    console = console or terminal()
+    table = _table(f"Assay at {result['home']}", "corpus", "revision", "documents", "candidate", "verdict", "release")
+    for row in result["corpora"]:
+        verdict = Text("–", style="dim")
+        if row["verdict"] is not None:
+            verdict = Text("passed", style="green") if row["verdict"] else Text("rejected", style="red")
+        generation = row["generation"]
+        release = f"generation {generation}, arm {row['arm']}" if generation else "none"
+        documents = "–" if row["documents"] is None else str(row["documents"])
+        table.add_row(
+            row["corpus"], row["revision"] or "–", documents, (row["candidate"] or "–")[:12], verdict, release
+        )
+    console.print(table)
+    for row in result["corpora"]:
+        if row.get("problem"):
+            console.print(Text(f"  {row['corpus']}: {row['problem']}", style="yellow"))
+    if result["services"]:
+        console.print(Text("running: " + ", ".join(f"{k} {v}" for k, v in result["services"].items()), style="dim"))

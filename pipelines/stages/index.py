@@ -1,0 +1,96 @@
+"""Load a build's Parquet into one Milvus collection, and seal the build when count and digest agree.
+
+The Parquet is the truth: what Milvus holds is read back whole and compared with it. A half load that a killed run left
+is dropped and loaded again, once. A sealed build is only looked at; when Milvus lost it, it is loaded again.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipelines.builds import load_build
+from pipelines.core.nouns import Report
+from pipelines.errors import IntegrityError
+from pipelines.params import CorpusParams
+from pipelines.ports import ObjectStore, Ports
+from pipelines.workspace import Workspace
+
+Facts = Mapping[str, Any]
+
+
+def _describe(corpus: str, facts: Facts) -> str:
+    return (
+        f"Index of {corpus}: {facts['rows']:,} chunks of {facts['documents']:,} documents, embedded by "
+        f"{facts['embedder']} ({facts['dim']} dimensions), in collection {facts['collection']}.\n\n"
+        f"Content digest {facts['digest']}; corpus digest {facts['corpus_digest']}; embedder digest "
+        f"{facts['embedder_digest']}. Rebuilt at any time from {facts['key']} in the object store."
+    )
+
+
+def _track(params: CorpusParams, corpus: str, facts: Facts, ports: Ports, measured: Facts) -> tuple[str, int]:
+    """The MLflow run of this build and the registered version; each is made once per build."""
+    tags = {
+        "assay.key": f"index:{facts['collection']}:{facts['digest']}",
+        "assay.digest": facts["digest"],
+        "assay.stage": "index",
+        "assay.collection": facts["collection"],
+        "assay.embedder": f"{facts['embedder']} {facts['embedder_digest'][:12]}",
+    }
+    with (
+        ports.registry.run(corpus, f"index {facts['collection']}", tags=tags) as log,
+        tempfile.TemporaryDirectory() as temporary,
+    ):
+        log.params({name: getattr(params, name).model_dump() for name in ("chunk", "embed", "index")})
+        log.metrics({"rows": facts["rows"], "tokens": facts["tokens"], "documents": facts["documents"]})
+        log.metrics({f"seconds.{name}": value for name, value in measured.items()})
+        log.dataset(
+            f"{corpus} documents",
+            digest=facts["corpus_digest"],
+            source=ports.objects.uri(facts["key"]),
+            context="index",
+            profile={"documents": facts["documents"], "chunks": facts["rows"], "tokens": facts["tokens"]},
+        )
+        file = Path(temporary) / "index.json"
+        file.write_text(json.dumps(dict(facts), indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        log.folder(Path(temporary), name="index")
+    version = ports.registry.register(
+        f"{corpus}-index", run_id=log.run_id, path="index", description=_describe(corpus, facts), tags=tags
+    )
+    return str(log.run_id), version
+
+
+def _sealed(objects: ObjectStore, facts: Facts) -> dict[str, Any] | None:
+    """The seal of a build, or None; IntegrityError when it seals other content."""
+    try:
+        seal: dict[str, Any] = json.loads(objects.get(f"{facts['key']}/seal.json"))
+    except KeyError:
+        return None
+    if seal["digest"] != facts["digest"]:
+        raise IntegrityError(
+            f"{facts['key']} is sealed with content {seal['digest'][:12]}, but embed made {facts['digest'][:12]}"
+        )
+    return seal
+
+
+def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> Report:
+    """builds/COLLECTION/*.parquet -> the collection, a tracked run, a registered version, and last the seal."""
+    started = time.monotonic()
+    facts = workspace.receipt("embed")
+    loads = load_build(ports.store, ports.objects, facts)
+    measured: dict[str, Any] = {"loads": loads, "seconds": time.monotonic() - started}
+    seal = _sealed(ports.objects, facts)
+    if seal is None:
+        embedding = workspace.measured("embed").get("seconds", 0.0)
+        run_id, version = _track(
+            params, workspace.corpus, facts, ports, {"embed": embedding, "index": measured["seconds"]}
+        )
+        seal = {**facts, "run_id": run_id, "version": version}
+        ports.objects.create(f"{facts['key']}/seal.json", json.dumps(seal, indent=1, sort_keys=True).encode())
+    measured |= {"run_id": seal["run_id"], "version": seal["version"]}
+    said = "already sealed" if loads == 0 else "loaded and sealed" if loads == 1 else "dropped, loaded again and sealed"
+    return Report("index", facts, f"{facts['rows']:,} rows in {facts['collection']}, {said}", measured)

@@ -1,0 +1,187 @@
+"""Judge the candidate: floors, no regression against the champion, gain over the base model, data checks.
+
+It reads receipts and score rows, lets `core.gates` decide, and records the verdict in its receipt and in an MLflow
+run. It publishes nothing: a rejected candidate is a result. What was not scored fails; it is never passed unjudged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from pipelines.core import gates
+from pipelines.core.digests import digest_json
+from pipelines.core.nouns import Adapter, Candidate, Check, IndexBuild, Metric, Report, Verdict
+from pipelines.core.prompts import ARMS, prompt_digest
+from pipelines.core.scores import answer_scores, retrieval_scores
+from pipelines.params import CorpusParams
+from pipelines.ports import Ports
+from pipelines.schemas import read_jsonl
+from pipelines.workspace import Workspace
+
+Facts = Mapping[str, Any]
+
+
+def served_prompt(params: CorpusParams) -> str:
+    """Digest of the prompt that these params serve with."""
+    generate = params.generate
+    return prompt_digest(
+        model=generate.model,
+        system=generate.system,
+        refusal=generate.refusal,
+        structured=generate.reply_schema is not None,
+        max_new_tokens=generate.max_new_tokens,
+        passage_tokens=generate.passage_tokens,
+    )
+
+
+def _metrics(family: str, found: Facts) -> dict[str, Metric]:
+    return {f"{family}.{name}": Metric(m["value"], m["low"], m["high"], m["n"]) for name, m in found.items()}
+
+
+def _evidence(params: CorpusParams, workspace: Workspace, arm: str | None) -> gates.Evidence:
+    """Everything measured about the arm that would serve, and about the champion on the same questions."""
+    retrieval, answers = workspace.receipt("score_retrieval"), workspace.receipt("score_answers")
+    champion = workspace.champion()
+    metrics = _metrics("retrieval", retrieval.get("metrics", {}))
+    metrics |= _metrics("answers", answers.get("arms", {}).get(arm, {}))
+    retrieval_rows = _rows(workspace, "retrieval")
+    answer_rows = _rows(workspace, "answers")
+    ours: dict[str, Mapping[str, float]] = {}
+    theirs: dict[str, Mapping[str, float]] = {}
+    for name in {*params.judge.max_regression, params.judge.primary}:
+        family, _, metric = name.partition(".")
+        if family == "retrieval":
+            ours[name], theirs[name] = retrieval_scores(retrieval_rows, metric)
+        else:
+            by_arm = answer_scores(answer_rows, metric)
+            ours[name], theirs[name] = by_arm.get(arm or "", {}), by_arm.get("champion", {})
+    base = answer_scores(answer_rows, params.judge.primary.partition(".")[2]).get("base", {})
+    same_index = champion.get("index", {}).get("collection") == workspace.receipt("index")["collection"]
+    same_search = champion.get("params", {}).get("retrieve") == params.retrieve.model_dump()
+    same = ("retrieval",) if same_index and same_search else ()
+    return gates.Evidence(metrics, ours, theirs, base, bool(champion), same)
+
+
+def _rows(workspace: Workspace, kind: str) -> list[dict[str, Any]]:
+    file = workspace.scores(kind)
+    return list(read_jsonl(file)) if file.is_file() else []
+
+
+def _data_checks(params: CorpusParams, workspace: Workspace, prompt: str) -> list[Check]:
+    """What must hold of the data before any metric means something."""
+    index, train = workspace.receipt("index"), workspace.receipt("train")
+    retrieval, answers = workspace.receipt("score_retrieval"), workspace.receipt("score_answers")
+    least, match = params.judge.min_questions, gates.match_check
+    checks = [
+        gates.count_check("data retrieval questions", retrieval.get("questions", 0), at_least=least),
+        gates.count_check("data answer questions", answers.get("questions", 0), at_least=least),
+        gates.none_check("data labels", retrieval.get("stale_labels"), what="gold quotes that the corpus no longer holds"),
+        match("data rows", index["rows"], workspace.receipt("chunk")["rows"], what="rows of the index and chunks"),
+        match("data prompt", answers.get("prompt_digest"), prompt, what="prompt asked and prompt to be served"),
+    ]
+    if "skipped" not in train:
+        mixed = workspace.receipt("mix").get("digest")
+        checks.append(match("data training", train["training_digest"], mixed, what="adapter and training set"))
+    return checks
+
+
+def _candidate(params: CorpusParams, workspace: Workspace, arm: str, prompt: str) -> Candidate:
+    """What readers would be served. How passages are searched for shapes a prompt as its wording does."""
+    index, train = workspace.receipt("index"), workspace.receipt("train")
+    build = IndexBuild(
+        corpus=workspace.corpus,
+        revision=index.get("revision", ""),
+        **{name: index[name] for name in _INDEX if name != "key"},
+    )
+    adapter = None
+    if "skipped" not in train:
+        kept = {name: train[name] for name in ("base", "base_digest", "training_digest", "digest")}
+        adapter = Adapter(corpus=workspace.corpus, uri=f"adapters/{train['key']}", **kept)
+    shaped = digest_json([prompt, params.retrieve.model_dump()])
+    return Candidate(workspace.corpus, build, adapter, arm, shaped)
+
+
+_INDEX = ("collection", "rows", "tokens", "digest", "key", "embedder", "embedder_digest", "dim", "corpus_digest")
+_ADAPTER = ("digest", "key", "base", "base_digest", "training_digest")
+
+
+def decide(params: CorpusParams, workspace: Workspace) -> dict[str, Any]:
+    """The judge's receipt, from the other stages' receipts and score rows."""
+    prompt = served_prompt(params)
+    answers = workspace.receipt("score_answers")
+    primary = params.judge.primary.partition(".")[2]
+    means = {
+        arm: found[primary]["value"]
+        for arm, found in answers.get("arms", {}).items()
+        if arm in ARMS and primary in found
+    }
+    arm, arm_reason = gates.choose_arm(means, wanted=params.promote.arm)
+    judge = params.judge
+    bootstrap = gates.Bootstrap(judge.confidence, judge.resamples, judge.seed)
+    checks = _data_checks(params, workspace, prompt)
+    checks.append(Check("arm", None, None, arm is not None, arm_reason))
+    checks += gates.judge(
+        arm,
+        _evidence(params, workspace, arm),
+        floors=judge.floors,
+        max_regression=judge.max_regression,
+        primary=judge.primary,
+        min_gain=None if params.promote.arm == "base" else judge.min_gain,
+        min_questions=judge.min_questions,
+        bootstrap=bootstrap,
+    )
+    if reason := _nothing_judged(workspace):
+        checks.insert(0, Check("judged", None, None, False, reason))
+    verdict = Verdict(_candidate(params, workspace, arm or "none", prompt).digest, checks)
+    index, train = workspace.receipt("index"), workspace.receipt("train")
+    return {
+        "candidate": verdict.candidate,
+        "arm": arm,
+        "arm_reason": arm_reason,
+        "passed": verdict.passed,
+        "checks": [asdict(check) for check in checks],
+        "index": {name: index[name] for name in _INDEX},
+        "adapter": None if "skipped" in train else {name: train[name] for name in _ADAPTER},
+        "primary": judge.primary,
+        "prompt_digest": prompt,
+        "against": workspace.champion().get("generation", 0),
+    }
+
+
+def _nothing_judged(workspace: Workspace) -> str:
+    """Why nothing could be judged, or an empty text."""
+    skipped = [workspace.receipt(stage).get("skipped") for stage in ("score_retrieval", "score_answers")]
+    return f"no questions: {skipped[0] or skipped[1]}" if any(skipped) else ""
+
+
+def _record(ports: Ports, corpus: str, facts: Facts) -> str:
+    """The MLflow run of this verdict; returns its id."""
+    word = "passed" if facts["passed"] else "rejected"
+    tags = {
+        "assay.key": f"judge:{digest_json(facts)}",
+        "assay.stage": "judge",
+        "assay.candidate": facts["candidate"],
+        "assay.verdict": word,
+        "assay.arm": str(facts["arm"]),
+        "assay.reasons": "; ".join(c["reason"] for c in facts["checks"] if not c["passed"]),
+    }
+    with ports.registry.run(corpus, f"judge {word}", tags=tags) as log:
+        log.params({"primary": facts["primary"], "against_generation": facts["against"], "arm": facts["arm"]})
+        log.table("checks", facts["checks"])
+        log.metrics({"passed": float(facts["passed"])})
+        log.metrics({f"check.{c['name']}": c["value"] for c in facts["checks"] if c["value"] is not None})
+    return str(log.run_id)
+
+
+def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> Report:
+    """Decide, record. The receipt is the verdict; a rejected candidate is a normal end."""
+    facts = decide(params, workspace)
+    run_id = _record(ports, workspace.corpus, facts)
+    failed = [c["reason"] for c in facts["checks"] if not c["passed"]]
+    summary = f"passed, arm {facts['arm']} ({facts['arm_reason']})"
+    if failed:
+        more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
+        summary = f"rejected: {failed[0]}{more}"
+    return Report("judge", facts, summary, measured={"run_id": run_id})

@@ -1,0 +1,249 @@
+"""Score the index on the gold questions: nDCG@10, recall at 1, 5 and 10, MRR@10; and the champion's on the same.
+
+Questions whose evidence has quotes are scored on chunks, the others on documents, which rank by their best chunk.
+Measures are ir-measures'. It judges nothing: the gate reads the rows that are left here, one per question.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from pipelines.builds import build_facts, build_rows
+from pipelines.core.bootstrap import mean_interval
+from pipelines.core.digests import digest_json
+from pipelines.core.evidence import Labels, Piece, labels
+from pipelines.core.nouns import Report
+from pipelines.errors import BadInput, IntegrityError, NotFound
+from pipelines.params import CorpusParams
+from pipelines.ports import Embedder, Hit, ObjectStore, Ports, VectorStore
+from pipelines.schemas import read_jsonl, write_jsonl
+from pipelines.settings import checkout
+from pipelines.workspace import Workspace
+
+NAMES = {"ndcg@10": "nDCG@10", "recall@1": "R@1", "recall@5": "R@5", "recall@10": "R@10", "mrr": "RR@10"}
+"""Our name -> ir-measures' name."""
+CUTOFF = 10
+CHUNKS_FOR_DOCUMENTS = 50
+"""Chunks fetched where documents are ranked, so that ten different documents are among them."""
+TIMED = 30
+_BATCH = 100
+
+Json = Mapping[str, Any]
+Metrics = dict[str, dict[str, float]]
+
+
+def ranked(hits: Sequence[Hit], level: str) -> list[str]:
+    """The ten best chunk keys, or the ten best documents by their best chunk, in the engine's order."""
+    keys = (hit.chunk if level == "chunk" else hit.document for hit in hits)
+    return list(dict.fromkeys(keys))[:CUTOFF]
+
+
+def measure(gold: Mapping[str, Labels], runs: Mapping[str, Sequence[str]]) -> Metrics:
+    """Question id -> metric -> value, every question of `gold`; one that found nothing scores 0.
+
+    The engine's order is what counts: the score given to ir-measures is the negated rank, so that its rule for ties
+    (by id) never decides.
+    """
+    import ir_measures
+
+    measures = {ir_measures.parse_measure(theirs): ours for ours, theirs in NAMES.items()}
+    qrels = {question: dict(found.grades) for question, found in gold.items()}
+    run = {question: {key: -float(n) for n, key in enumerate(runs[question])} for question in gold}
+    out: Metrics = {question: dict.fromkeys(NAMES, 0.0) for question in gold}
+    for value in ir_measures.iter_calc(list(measures), qrels, run):
+        out[value.query_id][measures[value.measure]] = float(value.value)
+    return out
+
+
+def pieces_of(objects: ObjectStore, build: Json, documents: set[str]) -> dict[str, list[Piece]]:
+    """Document id -> its chunks in a build, for the documents asked for."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    out: dict[str, list[Piece]] = {}
+    wanted = pa.array(sorted(documents), type=pa.string())
+    for batch in build_rows(objects, build, columns=["key", "document", "start", "end", "text"]):
+        for row in batch.filter(pc.is_in(batch.column("document"), wanted)).to_pylist():
+            out.setdefault(row.pop("document"), []).append(Piece(**row))
+    return out
+
+
+def search_all(
+    store: VectorStore, embedder: Embedder, collection: str, questions: Sequence[Json], *, k: int, mode: str
+) -> list[list[Hit]]:
+    """Hits of every question, in order, asked in batches."""
+    out: list[list[Hit]] = []
+    for start in range(0, len(questions), _BATCH):
+        texts = [row["question"] for row in questions[start : start + _BATCH]]
+        out += store.search(collection, texts, embedder.embed_batch(texts), k=k, mode=mode)
+    return out
+
+
+def score_build(
+    ports: Ports, embedder: Embedder, build: Json, questions: Sequence[Json], *, k: int, mode: str
+) -> tuple[dict[str, Labels], dict[str, list[str]], Metrics]:
+    """Labels, retrieved ids and metrics by question id. Evidence that the build does not hold counts as not found."""
+    documents = {entry["document"] for row in questions for entry in row["evidence"]}
+    pieces = pieces_of(ports.objects, build, documents)
+    gold = {row["id"]: labels(row["evidence"], pieces) for row in questions}
+    by_document = any(found.level == "document" for found in gold.values())
+    k = max(k, CHUNKS_FOR_DOCUMENTS if by_document else CUTOFF)
+    hits = search_all(ports.store, embedder, build["collection"], questions, k=k, mode=mode)
+    runs = {row["id"]: ranked(found, gold[row["id"]].level) for row, found in zip(questions, hits, strict=True)}
+    return gold, runs, measure(gold, runs)
+
+
+def latency(ports: Ports, collection: str, questions: Sequence[Json], *, k: int, mode: str) -> dict[str, float]:
+    """Milliseconds of one question asked alone, embedding and search together, of up to 30 questions."""
+    taken = []
+    for row in questions[:TIMED]:
+        started = time.perf_counter()
+        vectors = ports.embedder.embed_batch([row["question"]])
+        ports.store.search(collection, [row["question"]], vectors, k=k, mode=mode)
+        taken.append((time.perf_counter() - started) * 1000)
+    p50, p99 = np.percentile(taken, [50, 99])
+    return {"p50_ms": float(p50), "p99_ms": float(p99)}
+
+
+def _champion_embedder(champion: Json, ports: Ports) -> Embedder:
+    """The embedder that the champion's vectors were made by; IntegrityError when it is no longer that one."""
+    wanted = champion["embedder"]
+    if wanted["digest"] == ports.embedder.digest:
+        return ports.embedder
+    from pipelines.backends.openvino import load_embedder
+
+    embed = champion["params"]["embed"]
+    definition = checkout() / "models" / "embedders" / f"{embed['model']}.yaml"
+    found = load_embedder(
+        definition, cache=ports.settings.cache, precision=embed["precision"], batch_tokens=embed["batch_tokens"]
+    )
+    if found.digest != wanted["digest"]:
+        raise IntegrityError(f"embedder {embed['model']} is no longer the one that made {wanted['digest'][:12]}")
+    return found
+
+
+def score_champion(champion: Json, params: CorpusParams, ports: Ports, build: Json, questions: Sequence[Json]) -> Any:
+    """(metrics by question id, reason why there are none). There is nothing to compare when nothing differs."""
+    if not champion:
+        return {}, None
+    retrieve = champion["params"]["retrieve"]
+    if champion["index"]["collection"] == build["collection"] and retrieve == params.retrieve.model_dump():
+        return {}, "the candidate is the champion's index"
+    try:
+        theirs = build_facts(ports.objects, champion["index"]["key"])
+        embedder = _champion_embedder(champion, ports)
+        _, _, metrics = score_build(ports, embedder, theirs, questions, k=retrieve["k"], mode=retrieve["mode"])
+    except (NotFound, BadInput, IntegrityError) as exc:
+        return {}, str(exc)
+    return metrics, None
+
+
+def figure(ours: Json, theirs: Metrics) -> Any:
+    """Bars of the means with their intervals; the champion's beside them where it was scored."""
+    from matplotlib.figure import Figure
+
+    drawn = Figure(figsize=(7, 3.5), layout="constrained")
+    axes = drawn.subplots()
+    sides = {"candidate": ours}
+    if theirs:
+        sides["champion"] = _means(theirs.values())
+    width = 0.8 / len(sides)
+    for number, (side, metrics) in enumerate(sides.items()):
+        values = np.array([[m["value"], m["low"], m["high"]] for m in metrics.values()])
+        errors = [values[:, 0] - values[:, 1], values[:, 2] - values[:, 0]]
+        axes.bar(np.arange(len(values)) + number * width, values[:, 0], width, yerr=errors, capsize=3, label=side)
+    axes.set_xticks(np.arange(len(NAMES)) + width * (len(sides) - 1) / 2, list(NAMES))
+    axes.set(ylim=(0, 1), ylabel="mean, 95 % interval", title="Retrieval on the gold questions")
+    axes.legend()
+    return drawn
+
+
+def _means(rows: Iterable[Mapping[str, float]]) -> dict[str, dict[str, float | int]]:
+    held = list(rows)
+    return {name: mean_interval([row[name] for row in held]).to_json() for name in NAMES}
+
+
+def _record(ports: Ports, corpus: str, facts: Json, rows: Sequence[Json], measured: Json, drawn: Any) -> str:
+    """The MLflow run of these scores; returns its id."""
+    tags = {
+        "assay.key": f"score_retrieval:{digest_json([facts, rows])}",
+        "assay.stage": "score_retrieval",
+        "assay.collection": facts["collection"],
+    }
+    with ports.registry.run(corpus, f"retrieval {facts['collection']}", tags=tags) as log:
+        log.params({name: facts[name] for name in ("collection", "mode", "k", "questions", "champion")})
+        log.metrics({name: metric["value"] for name, metric in facts["metrics"].items()})
+        log.metrics({f"{name}.{end}": m[end] for name, m in facts["metrics"].items() for end in ("low", "high")})
+        log.metrics({**measured, "stale_labels": len(facts["stale_labels"])})
+        log.dataset(
+            f"{corpus} questions",
+            digest=facts["questions_digest"],
+            source="corpus/questions.jsonl",
+            context="evaluation",
+            profile={"questions": facts["questions"]},
+        )
+        table = [
+            {"id": row["id"], "question": row["question"], **row["metrics"], "retrieved": " ".join(row["retrieved"])}
+            for row in rows
+        ]
+        log.table("questions", table)
+        log.figure("retrieval", drawn)
+    return str(log.run_id)
+
+
+def _questions(workspace: Workspace) -> list[dict[str, Any]]:
+    """Gold questions that the corpus can answer, by id: an unanswerable one has no evidence to find."""
+    file = workspace.versioned / "questions.jsonl"
+    rows = read_jsonl(file) if file.is_file() else []
+    return sorted((row for row in rows if row.get("evidence")), key=lambda row: row["id"])
+
+
+def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> Report:
+    """corpus/questions.jsonl -> scores/retrieval.jsonl and the means. Without questions nothing is scored, and the
+    receipt says so. IntegrityError when the embedder is not the one that made the build's vectors."""
+    build, questions = workspace.receipt("index"), _questions(workspace)
+    mode, k = params.retrieve.mode, params.retrieve.k
+    facts: dict[str, Any] = {"collection": build["collection"], "mode": mode, "k": k, "questions": len(questions)}
+    if not questions:
+        write_jsonl(workspace.scores("retrieval"), [])
+        reason = f"{workspace.corpus} has no questions with evidence"
+        facts |= {"skipped": reason, "metrics": {}, "stale_labels": []}
+        return Report("score_retrieval", facts, f"skipped: {reason}")
+    if ports.embedder.digest != build["embedder_digest"]:
+        raise IntegrityError(
+            f"{build['collection']} was embedded by {build['embedder_digest'][:12]}, "
+            f"but embed.model is {ports.embedder.digest[:12]} now; run stage embed again"
+        )
+    gold, runs, ours = score_build(ports, ports.embedder, build, questions, k=k, mode=mode)
+    theirs, unscored = score_champion(workspace.champion(), params, ports, build, questions)
+    rows = [
+        {
+            "id": row["id"],
+            "question": row["question"],
+            "level": gold[row["id"]].level,
+            "metrics": ours[row["id"]],
+            "retrieved": runs[row["id"]],
+            "relevant": sorted(gold[row["id"]].grades),
+            **({"champion": theirs[row["id"]]} if theirs else {}),
+        }
+        for row in questions
+    ]
+    write_jsonl(workspace.scores("retrieval"), rows)
+    facts |= {
+        "questions_digest": digest_json(questions),
+        "metrics": _means(ours.values()),
+        "stale_labels": [question for question, found in gold.items() if found.stale],
+        "champion": workspace.champion()["index"]["collection"] if theirs else None,
+        "champion_unscored": unscored,
+    }
+    measured: dict[str, Any] = latency(ports, build["collection"], questions, k=k, mode=mode)
+    measured["run_id"] = _record(ports, workspace.corpus, facts, rows, measured, figure(facts["metrics"], theirs))
+    shown = facts["metrics"]
+    said = (
+        f"nDCG@10 {shown['ndcg@10']['value']:.3f}, recall@10 {shown['recall@10']['value']:.3f} on {len(rows)} questions"
+    )
+    return Report("score_retrieval", facts, said, measured)

@@ -1,0 +1,183 @@
+"""The demo in a real Airflow, twice; then what a reviewer finds in Airflow's and MLflow's UIs, in a real browser.
+
+Training and questions are cut short by a params file of the test's own; every component is the real one.
+Set ASSAY_PICTURES to a folder to keep the screenshots.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+
+from pipelines.settings import checkout
+
+pytestmark = pytest.mark.e2e
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+PORTS = {"ASSAY_AIRFLOW_PORT": "18080", "ASSAY_MLFLOW_PORT": "15000", "ASSAY_MILVUS_PORT": "19531"}
+
+
+def mine(home: Path) -> list[int]:
+    """Processes that know this home folder, zombies aside."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.pid != os.getpid() and process.environ().get("ASSAY_HOME") == str(home):
+                found.append(process.pid)
+        except psutil.Error:
+            continue
+    return found
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    root = tmp_path_factory.mktemp("demo")
+    raw = yaml.safe_load((checkout() / "params.yaml").read_text())
+    block = raw["corpora"]["handbook"]
+    block["train"] = {"steps": 24}
+    block["answer"] = {"max_questions": 32}
+    block["generate"]["reply_schema"] = str(checkout() / block["generate"]["reply_schema"])
+    params = root / "params.yaml"
+    params.write_text(yaml.safe_dump(raw))
+    env = {**os.environ, **PORTS, "ASSAY_HOME": str(root / "home"), "ASSAY_PARAMS": str(params)}
+    return root / "home", env
+
+
+def run(module: str, *arguments: str, env) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", module, *arguments], env=env, cwd=checkout(), capture_output=True, text=True, timeout=1500
+    )
+
+
+def assay(*arguments: str, env) -> dict:
+    done = run("pipelines.cli", *arguments, "--json", env=env)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def first(place):
+    home, env = place
+    done = run("infra.demo", env=env)
+    print(done.stdout, done.stderr, file=sys.stderr)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert mine(home) == []
+    return done.stdout
+
+
+def test_the_demo_shows_progress_arms_release_answer_and_reports(first, place):
+    assert re.search(r"handbook_index\.embed\s+success", first)
+    for arm in ("base", "rag", "tuned", "both"):
+        assert re.search(rf"\b{arm}\b", first)
+    assert "What is our refund policy?" in first
+    assert str(place[0] / "reports" / "handbook") in first.replace("\n", "")
+
+
+def test_the_second_revision_answers_by_the_new_policy_without_training(first, place):
+    _, env = place
+    releases = assay("releases", "handbook", env=env)["releases"]
+    assert len(releases) == 2
+    old, new = (assay("show", f"handbook@{generation}", env=env) for generation in (1, 2))
+    assert old["adapter"] == new["adapter"]
+    assert old["index"]["collection"] != new["index"]["collection"]
+    assert (old["revision"]["tag"], new["revision"]["tag"]) == ("r1", "r2")
+    answer = assay("ask", "handbook", "What is our refund policy?", env=env)
+    cited = answer["citations"][0]
+    assert answer["release"] == {"corpus": "handbook", "generation": 2}
+    assert (cited["document"], cited["revision"]) == ("orders/refund-policy.md", "r2")
+    assert "60 days" in answer["answer"] + cited["text"]
+
+
+def test_again_nothing_changes(first, place):
+    home, env = place
+    before = sorted(str(path) for path in (home / "objects").rglob("*"))
+    began = time.monotonic()
+    done = run("infra.demo", env=env)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Nothing has changed: 0 texts embedded, 0 adapters trained, 0 releases published." in done.stdout
+    assert sorted(str(path) for path in (home / "objects").rglob("*")) == before
+    assert time.monotonic() - began < 300
+    assert mine(home) == []
+
+
+@pytest.fixture(scope="module")
+def served(first, place):
+    home, env = place
+    done = run("infra.services", "up", env=env)
+    assert done.returncode == 0, done.stdout + done.stderr
+    yield done.stdout
+    assert run("infra.services", "down", env=env).returncode == 0
+    assert mine(home) == []
+
+
+def test_a_port_in_use_is_named(served, place, tmp_path):
+    done = run("infra.services", "up", env={**place[1], "ASSAY_HOME": str(tmp_path)})
+    assert done.returncode == 2
+    assert "port 19531 for milvus is in use" in done.stderr
+
+
+def test_no_import_errors(served, place):
+    home, env = place
+    airflow = Path(sys.executable).parent / "airflow"
+    env = {**env, "AIRFLOW_HOME": str(home / "airflow"), "AIRFLOW__CORE__DAGS_FOLDER": str(checkout() / "dags")}
+    listed = subprocess.run([airflow, "dags", "list-import-errors"], env=env, capture_output=True, text=True)
+    assert listed.returncode == 0 and "No data found" in listed.stdout
+    report = subprocess.run([airflow, "dags", "report", "--output", "json"], env=env, capture_output=True, text=True)
+    files = json.loads(report.stdout[report.stdout.index("[") :])
+    seconds = [float(row["duration"].split(":")[-1]) for row in files]
+    assert len(files) == 5 and sum(seconds) < 1
+
+
+@pytest.fixture(scope="module")
+def page(served):
+    if CHROMIUM is None:
+        pytest.skip("no Chromium: install Debian's package chromium")
+    from playwright.sync_api import sync_playwright
+
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
+        yield browser.new_page(viewport={"width": 1500, "height": 950})
+        browser.close()
+
+
+def picture(page, name: str) -> None:
+    if folder := os.environ.get("ASSAY_PICTURES"):
+        page.screenshot(path=str(Path(folder) / f"{name}.png"))
+
+
+def test_airflow_shows_the_asset_graph(page, served):
+    url = re.search(r"Airflow\s+(\S+)", served)[1]
+    user, password = re.search(r"login (\S+) / (\S+)", served).groups()
+    page.goto(url)
+    page.fill("input[name=username]", user)
+    page.fill("input[name=password]", password)
+    page.click("button[type=submit]")
+    page.wait_for_url(re.compile(rf"{url}/?$"))
+    page.goto(f"{url}/assets")
+    page.get_by_text("handbook_release").first.wait_for()
+    page.get_by_text("handbook_release").first.click()
+    for name in ("handbook_corpus", "handbook_index", "handbook_adapter", "handbook_release"):
+        page.get_by_text(name).first.wait_for()
+    page.wait_for_timeout(2500)
+    picture(page, "airflow-assets")
+
+
+def test_mlflow_shows_the_comparison_and_the_model(page, served):
+    url = re.search(r"MLflow\s+(\S+)", served)[1]
+    page.goto(f"{url}/#/models/handbook")
+    page.get_by_text("champion").first.wait_for()
+    picture(page, "mlflow-model")
+    page.goto(f"{url}/#/models/handbook/versions/2")
+    page.get_by_text("generation").first.wait_for()
+    text = page.inner_text("body")
+    for fact in ("both", "token_f1", "r2"):
+        assert fact in text
+    picture(page, "mlflow-version")

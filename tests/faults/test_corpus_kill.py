@@ -1,0 +1,191 @@
+"""kill -9 in the middle of fetch, snapshot and a stage, then once more: the same digests, no duplicates, no leftovers."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from pipelines.backends.dvc import DvcVersioner
+from pipelines.core.nouns import Document
+from pipelines.corpus_files import CorpusFiles, document_row, tree_digest, write_files
+
+pytestmark = pytest.mark.faults
+
+KILL = """
+import os, signal
+from pathlib import Path
+def killed(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def killed(code: str) -> None:
+    """Run `code`, in which something calls `killed()`, in a process of its own; it must really die by it."""
+    done = subprocess.run(
+        [sys.executable, "-c", KILL + textwrap.dedent(code)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == -signal.SIGKILL, f"not killed: {done.stdout}\n{done.stderr}"
+
+
+def content(folder: Path, **texts: str) -> Path:
+    rows = [document_row(Document(f"{k}.md", k, text, "text/markdown", f"source/{k}.md")) for k, text in texts.items()]
+    write_files(folder, CorpusFiles(rows, [], [], []))
+    return folder
+
+
+def versioner(home: Path) -> DvcVersioner:
+    return DvcVersioner(home / "workspaces" / "demo", corpus="demo", remote=home / "remotes" / "demo")
+
+
+def git(home: Path, *arguments: str) -> str:
+    root = home / "workspaces" / "demo"
+    return subprocess.run(["git", *arguments], cwd=root, check=True, capture_output=True, text=True).stdout
+
+
+# Where the process dies, as a change to the code that runs: before or after the step that is named.
+GIT = "from pipelines.git import Git; run = Git.run\n"
+STEPS = {
+    "between init and the first commit": GIT
+    + "Git.run = lambda g, *a, **k: killed() if a[0] == 'config' else run(g, *a, **k)",
+    "between the two renames": (
+        "import pipelines.backends.dvc as d\n"
+        "d.swap_in = lambda building, target, *, aside: (target.exists() and target.rename(aside), killed())"
+    ),
+    "before corpus.dvc": "import pipelines.backends.dvc as d; d.DvcVersioner._track = killed",
+    "after corpus.dvc": (
+        "import pipelines.backends.dvc as d; track = d.DvcVersioner._track\n"
+        "d.DvcVersioner._track = lambda v, repo: (track(v, repo), killed())"
+    ),
+    "within git's commit": GIT + "Git.run = lambda g, *a, **k: ((g._root / '.git' / 'index.lock').touch(), killed()) "
+    "if a[0] == 'commit' and 'Begin' not in a[-1] else run(g, *a, **k)",
+    "after the commit": "from dvc.repo import Repo; Repo.push = killed",
+    "after the push": GIT
+    + "Git.run = lambda g, *a, **k: killed() if a[:2] == ('tag', '--annotate') else run(g, *a, **k)",
+    "after the tag": GIT
+    + "Git.run = lambda g, *a, **k: (run(g, *a, **k), killed()) if a[:2] == ('tag', '--annotate') else run(g, *a, **k)",
+}
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("earlier", [False, True])
+def test_a_snapshot_killed_at_any_step_converges(tmp_path, step, earlier):
+    if earlier and step.startswith("between init"):
+        pytest.skip("an earlier revision means that the repository is there")
+    old, new = content(tmp_path / "old", a="one"), content(tmp_path / "new", a="one", b="two")
+    calm, home = tmp_path / "calm", tmp_path / "home"
+    for place in (calm, home):
+        if earlier:
+            versioner(place).snapshot("demo", content=old)
+    expected = versioner(calm).snapshot("demo", content=new)
+    killed(f"""
+from pipelines.backends.dvc import DvcVersioner
+{STEPS[step]}
+home = Path({str(home)!r})
+v = DvcVersioner(home / "workspaces" / "demo", corpus="demo", remote=home / "remotes" / "demo")
+v.snapshot("demo", content=Path({str(new)!r}))
+""")
+    found = versioner(home).snapshot("demo", content=new)
+    assert (found.revision, found.digest, found.documents) == (expected.revision, expected.digest, expected.documents)
+    assert git(home, "tag").split() == git(calm, "tag").split()
+    assert git(home, "show", f"{found.revision}:corpus.dvc") == git(calm, "show", f"{found.revision}:corpus.dvc")
+    assert git(home, "log", "--format=%s") == git(calm, "log", "--format=%s")
+    assert not git(home, "status", "--porcelain").strip()
+    git(home, "fsck", "--strict")
+    assert tree_digest(home / "workspaces" / "demo" / "corpus") == tree_digest(new)
+    assert tree_digest(home / "remotes") == tree_digest(calm / "remotes")
+    assert versioner(home).snapshot("demo", content=new) == found
+
+
+def test_a_revision_that_was_killed_and_then_taken_back_leaves_no_trace(tmp_path):
+    old, new = content(tmp_path / "old", a="one"), content(tmp_path / "new", a="one", b="two")
+    home = tmp_path / "home"
+    first = versioner(home).snapshot("demo", content=old)
+    killed(f"""
+from pipelines.backends.dvc import DvcVersioner
+{STEPS["after the commit"]}
+home = Path({str(home)!r})
+v = DvcVersioner(home / "workspaces" / "demo", corpus="demo", remote=home / "remotes" / "demo")
+v.snapshot("demo", content=Path({str(new)!r}))
+""")
+    assert versioner(home).snapshot("demo", content=old) == first
+    assert git(home, "tag").split() == ["r1"] and not git(home, "status", "--porcelain").strip()
+    assert git(home, "show", "HEAD:corpus.dvc") == git(home, "show", "r1:corpus.dvc")
+
+
+FETCH = """
+from types import SimpleNamespace as S
+from pipelines import params
+from pipelines.actions import fetch
+from pipelines.settings import Settings, checkout
+from pipelines.workspace import Workspace
+{patch}
+root = Path({root!r})
+shipped = params.load_corpus(checkout() / "params.yaml", "handbook")
+source = params.Source(documents=str(root / "landing"))
+ports = S(settings=Settings(root / "home", checkout() / "params.yaml", "local[1]"), path=Path)
+fetch.run(shipped.model_copy(update=dict(source=source)), Workspace(root / "home" / "w" / "demo", "demo"), ports=ports)
+"""
+FETCH_STEPS = {
+    "among the files": "fetch.Reader._text = lambda r, data, suffix, name: killed() if name == 'f5.md' else (name, name)",
+    "before the swap": "fetch.swap_in = killed",
+    "between the two renames": (
+        "fetch.swap_in = lambda building, target, *, aside: (target.exists() and target.rename(aside), killed())"
+    ),
+}
+
+
+@pytest.mark.parametrize("step", FETCH_STEPS)
+def test_a_fetch_killed_at_any_step_converges(tmp_path, step):
+    for place in ("calm", "home"):
+        for number in range(9):
+            file = tmp_path / place / "landing" / f"f{number}.md"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(f"# Document {number}\n\nIts text.\n")
+    for place in ("calm", "home"):
+        exec(FETCH.format(patch="from pathlib import Path", root=str(tmp_path / place)), {})  # noqa: S102 our own text
+    for place in ("calm", "home"):
+        (tmp_path / place / "landing" / "f3.md").write_text("# Document 3\n\nIts second text.\n")
+    exec(FETCH.format(patch="from pathlib import Path", root=str(tmp_path / "calm")), {})  # noqa: S102 our own text
+    killed(FETCH.format(patch=FETCH_STEPS[step], root=str(tmp_path / "home")))
+    exec(FETCH.format(patch="from pathlib import Path", root=str(tmp_path / "home")), {})  # noqa: S102 our own text
+    assert tree_digest(tmp_path / "home" / "home" / "w") == tree_digest(tmp_path / "calm" / "home" / "w")
+
+
+def test_a_stage_ends_when_its_command_is_killed_and_runs_again_at_once(tmp_path):
+    home = tmp_path / "home"
+    root = home / "workspaces" / "demo"
+    root.mkdir(parents=True)
+    (root / "work.py").write_text(
+        "import os, sys, time\n"
+        "from pathlib import Path\n"
+        "from pipelines.stage_process import inner\n"
+        "with inner(Path.cwd(), 'work'):\n"
+        "    Path('measured/pid').write_text(str(os.getpid()))\n"
+        "    time.sleep(60 if not Path('measured/second').exists() else 0)\n"
+    )
+    (root / "dvc.yaml").write_text(f"stages:\n  work:\n    cmd: {sys.executable} work.py\n    deps: [work.py]\n")
+    outer = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import sys; from pathlib import Path; from pipelines.backends.dvc import DvcVersioner\n"
+            f"DvcVersioner(Path({str(root)!r}), corpus='demo', remote=Path('r')).reproduce('work')",
+        ]
+    )
+    pid = root / "measured" / "pid"
+    while not pid.exists() or not pid.read_text():
+        assert outer.poll() is None
+        time.sleep(0.05)
+    outer.kill()  # its child is not told
+    (root / "measured" / "second").touch()
+    started = time.monotonic()
+    assert versioner(home).reproduce("work") is True
+    assert time.monotonic() - started < 30
+    outer.wait()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(subprocess.check_output(["cat", pid], text=True)), 0)
