@@ -25,7 +25,7 @@ from infra.services import USER, Services, running
 from pipelines import graph
 from pipelines.actions.ask import ask_release
 from pipelines.actions.views import comparison, release_list
-from pipelines.backends.spark import find_java
+from pipelines.backends.spark import check_java
 from pipelines.errors import AssayError, BackendError
 from pipelines.settings import Settings
 from pipelines.show import show_answer, show_comparison, show_releases
@@ -147,8 +147,8 @@ def _ask(settings: Settings, console: Console) -> None:
 
 def demo(settings: Settings) -> None:
     """Run it all; AssayError on the first thing that does not work."""
-    console = Console()
-    find_java()
+    console = Console(record=True, width=None if sys.stdout.isatty() else 120)
+    check_java()
     target = settings.home / "landing" / CORPUS
     began = time.monotonic()
     known = len(release_list(settings, CORPUS)["releases"]) if landed(target) else 0
@@ -167,7 +167,6 @@ def demo(settings: Settings) -> None:
             api.trigger(f"{CORPUS}_corpus")
             follower.follow()
             if release_list(settings, CORPUS)["releases"]:
-                settings.__dict__.pop("services", None)
                 _ask(settings, console)
         console.rule("what there is now")
         show_comparison(comparison(settings, CORPUS), console=console)
@@ -180,6 +179,7 @@ def demo(settings: Settings) -> None:
         _ask(settings, console)
     console.print(f"Reports  {settings.reports / CORPUS}", highlight=False, soft_wrap=True)
     console.print(f"All stopped after {time.monotonic() - began:.0f} s. Look around with: make up")
+    console.save_svg(str(settings.reports / CORPUS / "demo.svg"), title="make demo")
 
 
 def main() -> None:

@@ -144,8 +144,8 @@ class Services:
         tools = Path(sys.executable).parent
         try:
             if "milvus" in self.names:
-                data = self.settings.home / "milvus"
-                data.mkdir(parents=True, exist_ok=True)
+                data = self.settings.milvus_lite
+                data.parent.mkdir(parents=True, exist_ok=True)
                 self.spawn(
                     "milvus",
                     [

@@ -175,9 +175,9 @@ def show(reference: Reference, as_json: AsJson = False) -> None:
 @app.command()
 def promote(name: Name) -> None:
     """Publish the judged candidate, if its verdict passed, as the next generation."""
-    from pipelines.runner import run_node
+    from pipelines.actions.promote import promote_candidate
 
-    print(run_node(Settings.from_env(), name, "promote").summary)
+    print(promote_candidate(Settings.from_env(), name))
 
 
 @app.command()

@@ -50,11 +50,18 @@ class Embedder(Protocol):
 
     name: str
     digest: str
-    dim: int
-    window: int
-    """Most tokens of text (special tokens included) that are embedded; longer text is a caller's error."""
-    tokenizer: str
-    """Its tokenizer as JSON of the tokenizers library, without truncation and padding: what chunks are cut by."""
+
+    @property
+    def dim(self) -> int: ...
+    @property
+    def window(self) -> int:
+        """Most tokens of text (special tokens included) that are embedded; longer text is a caller's error."""
+        ...
+
+    @property
+    def tokenizer(self) -> str:
+        """JSON of the tokenizers library, without truncation and padding: what chunks are cut by."""
+        ...
 
     def embed_batch(self, texts: Sequence[str]) -> np.ndarray:
         """float32 (len(texts), dim), rows of L2 norm 1, in the order of `texts`."""
@@ -62,10 +69,27 @@ class Embedder(Protocol):
 
 
 class Generator(Protocol):
-    """Chats to replies with a causal language model, greedy. `digest` covers weights, tokenizer, adapter."""
+    """Chats to replies with a causal language model, greedy. `digest` covers weights, tokenizer, adapter, precision.
+
+    `base_digest` covers the base model's files alone; `folder` holds them, and is what training starts from.
+    """
 
     name: str
-    digest: str
+
+    @property
+    def digest(self) -> str: ...
+    @property
+    def base_digest(self) -> str: ...
+    @property
+    def folder(self) -> Path: ...
+
+    def trim(self, text: str, *, tokens: int) -> str:
+        """The longest prefix of `text` that is at most `tokens` whole tokens."""
+        ...
+
+    def count(self, chat: Messages) -> int:
+        """Tokens of a whole chat as the model reads it."""
+        ...
 
     def reply(self, chats: Sequence[Messages], *, max_new_tokens: int) -> list[Completion]:
         """One completion per chat, in order."""

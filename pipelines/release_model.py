@@ -1,7 +1,7 @@
 """A release as an MLflow pyfunc model, kept as code beside its signed manifest; nothing is pickled.
 
-MLflow copies this file into every model version and runs it at load: `mlflow.pyfunc.load_model("models:/NAME@champion")`,
-`mlflow models serve`. It answers through the same function as `assay ask`, and decides nothing itself. It needs the
+MLflow copies this file into every model version and runs it at load (`mlflow.pyfunc.load_model` of
+`models:/NAME@champion`, `mlflow models serve`). It answers through the same function as `assay ask`, and decides nothing itself. It needs the
 `assay` package and an ASSAY_HOME that holds the release's objects and the public key.
 """
 
@@ -32,7 +32,9 @@ class ReleaseModel(PythonModel):
         key = read_public_key(public_file(settings.signing_key))
         self.service = Service(settings, unseal(envelope, key, subject="the model's release"))
 
-    def predict(self, context: Any, model_input: Any, params: dict[str, Any] | None = None) -> Any:
+    # Without type hints: MLflow would derive a schema from them and refuse frames.
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
+        """Answer each question; IntegrityError and BadInput as `assay ask` raises them."""
         import pandas as pd
 
         column = model_input[COLUMN] if COLUMN in model_input else model_input.iloc[:, 0]

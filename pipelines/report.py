@@ -45,21 +45,25 @@ def render(report: Json, comparison: Json, releases: Json) -> str:
     arms = comparison["arms"]
     headings = arm_columns(arms)
     plotted = [name for name in headings if name not in _NOT_PLOTTED]
-    page: str = _templates().get_template("report.html.j2").render(
-        corpus=report["corpus"],
-        candidate=report["candidate"],
-        verdict=report["verdict"],
-        retrieval=report["retrieval"],
-        arms=arms,
-        headings=headings,
-        plotted=plotted,
-        best={name: best_arm(arms, name) for name in headings},
-        scale={name: _top(arms, name) for name in plotted},
-        questions=comparison["questions"],
-        primary=comparison["primary"],
-        differences=comparison["differences"],
-        release=releases["releases"][0] if releases["releases"] else None,
-        releases=releases["releases"],
+    page: str = (
+        _templates()
+        .get_template("report.html.j2")
+        .render(
+            corpus=report["corpus"],
+            candidate=report["candidate"],
+            verdict=report["verdict"],
+            retrieval=report["retrieval"],
+            arms=arms,
+            headings=headings,
+            plotted=plotted,
+            best={name: best_arm(arms, name) for name in headings},
+            scale={name: _top(arms, name) for name in plotted},
+            questions=comparison["questions"],
+            primary=comparison["primary"],
+            differences=comparison["differences"],
+            release=releases["releases"][0] if releases["releases"] else None,
+            releases=releases["releases"],
+        )
     )
     return page
 

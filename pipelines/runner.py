@@ -14,6 +14,7 @@ import yaml
 
 from pipelines import graph
 from pipelines import params as params_module
+from pipelines.core.manifest import released_already
 from pipelines.errors import NotFound
 from pipelines.params import CorpusParams
 from pipelines.settings import Settings
@@ -40,20 +41,18 @@ def _sync(wiring: Wiring) -> None:
     write_whole(root / "code.yaml", graph.render_code())
 
 
-def _sync_champion(wiring: Wiring) -> None:
+def sync_champion(wiring: Wiring) -> None:
     """Put the release to beat beside the scores.
 
-    When the newest release is this very candidate, the file stays as it was: a candidate is not judged
-    against itself, and nothing becomes stale by having been promoted.
+    When the newest release is what these receipts and params made, the file stays as it was: a candidate is not
+    judged against itself, and nothing becomes stale by having been promoted.
     """
     workspace, log = wiring.workspace, wiring.releases
     latest = log.read(wiring.corpus) if log.generations(wiring.corpus) else {}
     if workspace.champion_file.is_file() and latest:
         index = workspace.receipt("index") if workspace.has("index") else {}
         train = workspace.receipt("train") if workspace.has("train") else {}
-        same_index = latest["index"]["collection"] == index.get("collection")
-        same_adapter = (latest.get("adapter") or {}).get("digest") == train.get("digest")
-        if same_index and same_adapter:
+        if released_already(latest, index=index, train=train, params=wiring.params.model_dump(mode="json")):
             return
     write_whole(workspace.champion_file, json.dumps(latest, indent=1, sort_keys=True) + "\n")
 
@@ -67,7 +66,7 @@ def run_node(settings: Settings, corpus: str, name: str, *, force: bool = False)
     wiring = Wiring.of(settings, corpus)
     _sync(wiring)
     if any(dep == "champion.json" for dep in node.deps):
-        _sync_champion(wiring)
+        sync_champion(wiring)
     if node.action:
         action = importlib.import_module(f"pipelines.actions.{name}")
         changed, summary = action.run(wiring.params, wiring.workspace, ports=wiring)

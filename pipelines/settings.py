@@ -5,7 +5,7 @@
 | ASSAY_HOME | `.assay` in the current folder | everything Assay writes |
 | ASSAY_PARAMS | `params.yaml` of the checkout | the parameter file |
 | ASSAY_OBJECTS_URI | `ASSAY_HOME/objects` | object store: a folder or `s3://bucket/prefix` |
-| ASSAY_MILVUS_URI | running server's address, else `ASSAY_HOME/milvus/CORPUS.db` | Milvus |
+| ASSAY_MILVUS_URI | running server's address, else `ASSAY_HOME/milvus/lite.db` | Milvus |
 | MLFLOW_TRACKING_URI | `sqlite:///ASSAY_HOME/mlflow/mlflow.db` | MLflow |
 | ASSAY_SPARK_MASTER | `local[2]` | Spark |
 | ASSAY_SIGNING_KEY | `ASSAY_HOME/keys/release.pem`, made on first use | private key file of releases |
@@ -91,10 +91,14 @@ class Settings:
             return {}
         return {key: str(value) for key, value in known.get("uris", {}).items()}
 
-    def milvus_uri(self, corpus: str) -> str:
-        if uri := os.environ.get("ASSAY_MILVUS_URI") or self.services.get("milvus"):
-            return uri
-        return str(self.home / "milvus" / f"{corpus}.db")
+    @property
+    def milvus_lite(self) -> Path:
+        """The data folder of the embedded Milvus: opened by one process, or served by `make up` to several."""
+        return self.home / "milvus" / "lite.db"
+
+    @property
+    def milvus_uri(self) -> str:
+        return os.environ.get("ASSAY_MILVUS_URI") or self.services.get("milvus") or str(self.milvus_lite)
 
     @property
     def mlflow_uri(self) -> str:

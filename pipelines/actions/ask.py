@@ -8,17 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
+from pipelines import adapters
 from pipelines import params as params_module
 from pipelines.core.prompts import RETRIEVING, TUNED, Passage, Reply, chat, parse_reply
 from pipelines.errors import BadInput, IntegrityError
 from pipelines.params import CorpusParams
-from pipelines.ports import Generator, Hit
+from pipelines.ports import Embedder, Generator, Hit, Ports
 from pipelines.settings import Settings
 from pipelines.wiring import Wiring
 
 Json = Mapping[str, Any]
+_EMPTY = 'the question is empty; ask something, e.g. "What is the refund policy?"'
 
 
 def released_ports(settings: Settings, manifest: Json) -> Wiring:
@@ -30,6 +33,25 @@ def released_ports(settings: Settings, manifest: Json) -> Wiring:
     return Wiring(settings, corpus, CorpusParams.model_validate(whole))
 
 
+def adapter_folder(ports: Ports, adapter: Json) -> Path:
+    """The release's adapter as a local folder; IntegrityError when it is not the one that the manifest binds."""
+    folder = adapters.fetch(ports.objects, f"adapters/{adapter['digest']}", cache=ports.settings.cache)
+    if adapters.digest(folder) != adapter["digest"]:
+        raise IntegrityError(f"adapter {folder.name[:12]} is not what the release binds: {adapter['digest'][:12]}")
+    return folder
+
+
+def checked_embedder(ports: Ports, manifest: Json) -> Embedder:
+    """The embedder that the release's vectors were made by; IntegrityError when the one of that name is another."""
+    embedder, wanted = ports.embedder, manifest["embedder"]
+    if embedder.digest != wanted["digest"]:
+        raise IntegrityError(
+            f"{manifest['corpus']}@{manifest['generation']} was embedded by {wanted['name']} {wanted['digest'][:12]}, "
+            f"but {embedder.name} is {embedder.digest[:12]} here; their vectors cannot be compared"
+        )
+    return embedder
+
+
 class Service:
     """A verified release, ready to answer; models are loaded with the first question and kept."""
 
@@ -39,33 +61,23 @@ class Service:
 
     @cached_property
     def _generator(self) -> Generator:
-        adapter = self.manifest["adapter"]
         if self.manifest["arm"] not in TUNED:
             return self.ports.generator()
-        return self.ports.generator(adapter_folder(self.ports, adapter))
+        return self.ports.generator(adapter_folder(self.ports, self.manifest["adapter"]))
 
     def _search(self, questions: Sequence[str]) -> list[list[Hit]]:
-        """The passages of each question; IntegrityError when the embedder is not the index's."""
-        embedder, wanted = self.ports.embedder, self.manifest["embedder"]["digest"]
-        if embedder.digest != wanted:
-            raise IntegrityError(
-                f"the index of {self._name} was embedded by {self.manifest['embedder']['name']} ({wanted[:12]}), "
-                f"here that name is {embedder.digest[:12]}; their vectors cannot be compared"
-            )
+        """The passages of each question, best first."""
+        embedder = checked_embedder(self.ports, self.manifest)
         retrieve = self.ports.params.retrieve
         vectors = embedder.embed_batch(questions)
         collection = self.manifest["index"]["collection"]
         return self.ports.store.search(collection, questions, vectors, k=retrieve.k, mode=retrieve.mode)
 
-    @property
-    def _name(self) -> str:
-        return f"{self.manifest['corpus']}@{self.manifest['generation']}"
-
     def answer(self, questions: Sequence[str]) -> list[dict[str, Any]]:
         """One reply per question, in the form of `assay ask --json`. BadInput on an empty question."""
         for question in questions:
             if not question.strip():
-                raise BadInput("the question is empty; ask something, e.g. \"What is the refund policy?\"")
+                raise BadInput(_EMPTY)
         arm, generate = self.manifest["arm"], self.ports.params.generate
         hits = self._search(questions)
         shown = [self._passages(found) if arm in RETRIEVING else [] for found in hits]
@@ -80,7 +92,8 @@ class Service:
 
     def _passages(self, found: Sequence[Hit]) -> list[Passage]:
         """Hits as the prompt shows them, each cut to the release's passage length."""
-        raise NotImplementedError
+        tokens = self.ports.params.generate.passage_tokens
+        return [Passage(hit.document, self._generator.trim(hit.text, tokens=tokens)) for hit in found]
 
     def _reply(self, reply: Reply, found: Sequence[Hit]) -> dict[str, Any]:
         return {
@@ -109,12 +122,10 @@ def cited(reply: Reply, found: Sequence[Hit]) -> list[Hit]:
     return named or list(found[:1])
 
 
-def ask_release(
-    settings: Settings, corpus: str, question: str, *, generation: int | None = None
-) -> dict[str, Any]:
+def ask_release(settings: Settings, corpus: str, question: str, *, generation: int | None = None) -> dict[str, Any]:
     """Ask one question of a release (the newest by default). BadInput, NotFound, IntegrityError."""
     if not question.strip():
-        raise BadInput("the question is empty; ask something, e.g. \"What is the refund policy?\"")
+        raise BadInput(_EMPTY)
     from pipelines.actions.views import release_manifest
 
     return Service(settings, release_manifest(settings, corpus, generation)).answer([question])[0]

@@ -42,6 +42,8 @@ def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> tuple[bo
         changed = not same_tree(building, target)
         if changed:
             swap_in(building, target, aside=aside)
+    except OSError as exc:  # of our own folder: a full disk, a lost mount
+        raise BadInput(f"{workspace.corpus}: fetch cannot go on: {exc.strerror or exc} ({exc.filename})") from exc
     finally:
         shutil.rmtree(building, ignore_errors=True)
     counts = f"{len(rows)} documents, {len(questions)} questions, {len(examples)} examples"

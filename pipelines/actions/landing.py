@@ -46,15 +46,18 @@ def is_beir(folder: Path) -> bool:
 
 def walk(folder: Path) -> Iterator[tuple[str, Path, bool]]:
     """(relative POSIX path, path, visible) of every file below `folder`, sorted by path. Folders that are symbolic
-    links are not entered; like hidden files they come as not visible."""
+    links are not entered; like hidden files they come as not visible. A folder that cannot be read comes itself."""
     found = []
-    for parent, folders, files in os.walk(folder):
+    closed: list[OSError] = []
+    for parent, folders, files in os.walk(folder, onerror=closed.append):
         here = Path(parent)
         entries = [here / name for name in files] + [here / name for name in folders if (here / name).is_symlink()]
         for path in entries:
             relative = path.relative_to(folder)
             hidden = any(part.startswith((".", "~$")) or part in _LITTER for part in relative.parts)
             found.append((relative.as_posix(), path, not (hidden or path.is_dir())))
+    for error in closed:
+        found.append((Path(error.filename).relative_to(folder).as_posix(), Path(error.filename), True))
     yield from sorted(found, key=lambda entry: os.fsencode(entry[0]))
 
 
@@ -73,6 +76,8 @@ class Reader:
         for name, path, visible in walk(folder):
             if not visible:
                 self.landing.passed_over += 1
+            elif path.is_dir():
+                self.landing.refuse(name, "a folder that cannot be read", 0, ids=f"{name}/*")
             elif path.suffix.lower() == LINES:
                 self.lines(path, name, prefix=f"{name}#")
             else:

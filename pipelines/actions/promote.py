@@ -73,8 +73,7 @@ def _evaluation(workspace: Workspace, arm: str) -> dict[str, Any]:
 
 
 def _manifest(params: CorpusParams, workspace: Workspace, ports: Ports, *, generation: int) -> dict[str, Any]:
-    judged = workspace.receipt("judge")
-    answers = workspace.receipt("score_answers")
+    judged, base = workspace.receipt("judge"), ports.generator()
     return manifests.build(
         corpus=workspace.corpus,
         created=now(),
@@ -82,7 +81,7 @@ def _manifest(params: CorpusParams, workspace: Workspace, ports: Ports, *, gener
         judged=judged,
         revision=_revision(ports, judged),
         params=params.model_dump(mode="json"),
-        base={"name": answers["base"], "digest": answers["base_digest"]},
+        base={"name": base.name, "digest": base.base_digest},
         evaluation=_evaluation(workspace, judged["arm"]),
         code=_code(),
         window=workspace.receipt("chunk")["window"],
@@ -136,7 +135,7 @@ def release(params: CorpusParams, workspace: Workspace, *, ports: Ports, asked: 
     if newest.get("candidate") == judged["candidate"]:
         _project(workspace, ports, newest["generation"])
         return False, f"unchanged at generation {newest['generation']}"
-    if not asked and "withdrawn" in newest:
+    if not asked:
         log = (ports.releases.read(corpus, generation) for generation in reversed(known))
         if (rollback := held_back(judged["candidate"], log)) is not None:
             return (

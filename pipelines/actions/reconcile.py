@@ -12,7 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pipelines.builds import load_build
 from pipelines.core.digests import digest_bytes
+from pipelines.errors import NotFound
 from pipelines.ports import Ports
 from pipelines.report import describe
 from pipelines.settings import Settings
@@ -69,15 +71,23 @@ def _numbers(evaluation: Mapping[str, Any]) -> dict[str, float]:
 def project(ports: Ports, manifest: Mapping[str, Any], envelope: bytes) -> None:
     """Make every projection say what `manifest`, the newest of its corpus, says. Safe to repeat."""
     corpus, generation = manifest["corpus"], manifest["generation"]
-    ports.store.point(corpus, manifest["index"]["collection"])
+    try:
+        ports.store.point(corpus, manifest["index"]["collection"])
+    except NotFound:  # Milvus lost it; the Parquet did not
+        load_build(ports.store, ports.objects, manifest["index"])
+        ports.store.point(corpus, manifest["index"]["collection"])
     version = _register(ports, manifest, envelope)
     ports.registry.alias(corpus, ALIAS, version)
     ports.versioner.record(f"Release generation {generation}", tag=f"g{generation}")
 
 
 def reconcile_corpus(settings: Settings, corpus: str) -> str:
-    """Bring the projections of one corpus back in line with its log; returns one line. NotFound without a release."""
+    """Bring the projections of one corpus back in line with its log; returns one line. NotFound without a release.
+
+    The rows in Milvus are compared with the release's, and loaded again from Parquet when they differ.
+    """
     wiring = Wiring.of(settings, corpus)
     manifest = wiring.releases.read(corpus)
+    load_build(wiring.store, wiring.objects, manifest["index"])
     project(wiring, manifest, wiring.releases.envelope(corpus, manifest["generation"]))
     return json.dumps({"corpus": corpus, "generation": manifest["generation"], "alias": ALIAS})

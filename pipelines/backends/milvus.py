@@ -64,12 +64,14 @@ class MilvusStore:
     @cached_property
     def _client(self) -> Any:
         import logging
+        import os
 
-        # Their loggers print tracebacks of errors that are raised as well, and shown by us in one line.
-        logging.getLogger("milvus_lite").setLevel(logging.CRITICAL)
+        os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")  # else each subprocess started later is a log line
         from pymilvus import MilvusClient
 
-        for name in ("pymilvus", *(n for n in logging.root.manager.loggerDict if n.startswith("pymilvus."))):
+        # Their loggers print tracebacks of errors that are raised as well, and shown by us in one line.
+        theirs = [name for name in logging.root.manager.loggerDict if name.startswith("pymilvus.")]
+        for name in ("milvus_lite", "pymilvus", "grpc", *theirs):
             logging.getLogger(name).setLevel(logging.CRITICAL)
         local = "://" not in self._uri
         if local:

@@ -221,7 +221,7 @@ class OpenVinoEmbedder:
         return int(self._compiled.output(0).partial_shape[1].get_length())
 
     def embed_batch(self, texts: Sequence[str]) -> np.ndarray:
-        """float32 (len(texts), dim), rows of L2 norm 1, in the order of `texts`. BadInput on a text above the window."""
+        """float32 (texts, dim), rows of L2 norm 1, in the order of `texts`; BadInput on a text above the window."""
         encoded = self._tokenizer.encode_batch(
             [self._prefix + (text.lower() if self._lower else text) for text in texts]
         )
@@ -229,8 +229,8 @@ class OpenVinoEmbedder:
         for position, item in enumerate(encoded):
             length = len(item.ids)
             if length > self._model_window:
-                start = " ".join(texts[position].split())[:40]
-                raise BadInput(f"{start!r}... has {length} tokens; embedder {self.name} takes {self._model_window}")
+                begins = " ".join(texts[position].split())[:40]
+                raise BadInput(f"{begins!r}... has {length} tokens; embedder {self.name} takes {self._model_window}")
             by_length.setdefault(length, []).append(position)
         out = np.empty((len(texts), self.dim), dtype=np.float32)
         for length, positions in sorted(by_length.items()):

@@ -38,15 +38,25 @@ class TokenSplitter:
         self._markdown = MarkdownSplitter.from_huggingface_tokenizer(self._tokenizer, size, overlap=overlap)
         self._plain = TextSplitter.from_huggingface_tokenizer(self._tokenizer, size, overlap=overlap)
         self._characters = TextSplitter(_LONGEST)
+        self._max_tokens = max_tokens
 
     def split(self, text: str, *, markdown: bool) -> list[Span]:
-        """Spans in order; a blank text has none."""
-        found = list(self._bounded((self._markdown if markdown else self._plain).chunk_indices(text)))
+        """Spans in order; a blank text has none, and a text that fits is one span, white space around it aside."""
+        whole = text.strip()
+        if not whole:
+            return []
+        if self._fits(whole):
+            found = [(len(text) - len(text.lstrip()), whole)]
+        else:
+            found = list(self._bounded((self._markdown if markdown else self._plain).chunk_indices(text)))
         encoded = self._tokenizer.encode_batch([piece for _, piece in found], add_special_tokens=False)
         return [
             Span(start, start + len(piece), piece, len(item.ids))
             for (start, piece), item in zip(found, encoded, strict=True)
         ]
+
+    def _fits(self, text: str) -> bool:
+        return len(text) <= _LONGEST and len(self._tokenizer.encode(text, add_special_tokens=False)) <= self._max_tokens
 
     def _bounded(self, spans: Any) -> Iterator[tuple[int, str]]:
         for start, piece in spans:

@@ -10,8 +10,10 @@ The module bears its vendor's name; imports in this package are absolute, so the
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
+import io
 import json
 import os
 import shutil
@@ -144,7 +146,8 @@ def _convert(model: Path, destination: Path) -> None:
 
     _quiet()
     source = {"pretrained_model_name_or_path": str(model.parent), "gguf_file": model.name}
-    loaded = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+    with contextlib.redirect_stderr(io.StringIO()):  # a progress bar that no switch turns off
+        loaded = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
     config = loaded.config
     config.__dict__.pop("quantization_config", None)
     config.__dict__.pop("_name_or_path", None)
@@ -184,13 +187,18 @@ def _converted(definition: Definition, cache: Path) -> Path:
 
 
 def _file_digests(folder: Path) -> dict[str, str]:
-    """sha256 of weights, configuration and tokenizer; a converted folder's are those of its seal."""
+    """sha256 of weights, configuration and tokenizer as they are on disk.
+
+    IntegrityError when a converted folder is no longer what was sealed.
+    """
+    names = {*_TOKENIZER, *_CONFIG, *(file.name for file in folder.glob("*.safetensors*"))}
+    found = {name: sha256_file(folder / name) for name in sorted(names) if (folder / name).is_file()}
     seal = folder / _SEAL
     if seal.is_file():
-        known: dict[str, str] = json.loads(seal.read_text(encoding="utf-8"))
-        return known
-    names = {*_TOKENIZER, *_CONFIG, *(file.name for file in folder.glob("*.safetensors*"))}
-    return {name: sha256_file(folder / name) for name in sorted(names) if (folder / name).is_file()}
+        sealed = json.loads(seal.read_text(encoding="utf-8"))
+        if wrong := sorted(name for name in {*sealed, *found} if sealed.get(name) != found.get(name)):
+            raise IntegrityError(f"{wrong[0]} in {folder} is not what was converted; remove that folder and run again")
+    return found
 
 
 def native_bfloat16() -> bool:
@@ -282,17 +290,11 @@ class TransformersGenerator:
 
     @cached_property
     def _model(self) -> Any:
-        """The model in evaluation mode, its files checked against the seal, the adapter merged."""
+        """The model in evaluation mode, its files checked, the adapter merged."""
         import torch
 
         _quiet()
-        if (self.folder / _SEAL).is_file():
-            for name, digest in _file_digests(self.folder).items():
-                if not (self.folder / name).is_file() or sha256_file(self.folder / name) != digest:
-                    raise IntegrityError(
-                        f"generator {self.name}: {name} in {self.folder} is not what was converted; remove that folder"
-                    )
-        _ = self.adapter_digest
+        _ = self.base_digest, self.adapter_digest  # the files are what they should be
         dtype = getattr(torch, self.precision)
         # Merged in float32, then rounded once: the adapter's small weights would be lost in bfloat16.
         first = dtype if self._adapter is None else torch.float32
@@ -371,7 +373,8 @@ class _ObjectEnds:
     def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
         import torch
 
-        done = [token in self._closing and self._whole(row) for row, token in enumerate_last(input_ids)]
+        last = input_ids[:, -1].tolist()
+        done = [token in self._closing and self._whole(row) for row, token in zip(input_ids, last, strict=True)]
         return torch.tensor(done, dtype=torch.bool, device=input_ids.device)
 
     def _whole(self, row: Any) -> bool:
@@ -381,11 +384,6 @@ class _ObjectEnds:
         except ValueError:
             return False
         return text.startswith("{")
-
-
-def enumerate_last(input_ids: Any) -> list[tuple[Any, int]]:
-    """(row, its last token id) of a batch of token ids."""
-    return list(zip(input_ids, input_ids[:, -1].tolist(), strict=True))
 
 
 def load_generator(definition: Path, *, cache: Path, adapter: Path | None = None, batch: int = 16) -> Any:

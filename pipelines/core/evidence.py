@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 MISSING = "missing"
-"""Prefix of a stand-in id: evidence that the build does not hold. Nothing can retrieve it, so it counts as not found."""
+"""Prefix of a stand-in id: evidence that the build does not hold. Nothing retrieves it, so it counts as not found."""
 
 
 @dataclass(frozen=True)

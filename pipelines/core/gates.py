@@ -6,7 +6,7 @@ at nothing fails: a metric that is missing, too few questions, a champion that w
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pipelines.core.bootstrap import paired_difference
@@ -72,9 +72,7 @@ def floor_check(name: str, floor: float, metric: Metric | None, *, min_questions
     return Check(f"floor {name}", metric.value, floor, passed, reason, metric.low, metric.high, metric.n)
 
 
-def regression_check(
-    name: str, loss: float, evidence: Evidence, *, min_questions: int, bootstrap: Bootstrap
-) -> Check:
+def regression_check(name: str, loss: float, evidence: Evidence, *, min_questions: int, bootstrap: Bootstrap) -> Check:
     """Non-inferiority to the champion on the same questions: the interval of the paired difference (candidate minus
     champion) must lie at or above `-loss`. A point estimate alone would let a lucky draw pass.
 
@@ -163,7 +161,7 @@ def judge(
     return checks
 
 
-def held_back(candidate: str, log: Sequence[Mapping[str, object]]) -> int | None:
+def held_back(candidate: str, log: Iterable[Mapping[str, object]]) -> int | None:
     """The generation of the rollback that withdrew `candidate`, if none has published it again since.
 
     `log` holds manifests, newest first, with `candidate`, `generation` and, of a rollback, `withdrawn`.

@@ -47,6 +47,8 @@ def build(
             "rows": index["rows"],
             "digest": index["digest"],
             "key": index["key"],
+            "parts": index["parts"],
+            "dim": index["dim"],
             "params": params["index"],
         },
         "adapter": judged["adapter"],
@@ -75,12 +77,13 @@ def restored(target: Json, log: Sequence[Json], *, generation: int, created: str
     }
 
 
-def unchanged(manifest: Json, *, index: Json, train: Json, params: Json, wanted_arm: str) -> bool:
-    """True when these receipts and params can only lead to the candidate that `manifest` already released: same
-    build, same adapter, same serving params, and an arm that is asked for is the one that serves."""
+def released_already(manifest: Json, *, index: Json, train: Json, params: Json) -> bool:
+    """True when these receipts and params are those that `manifest` was made of: same build, same adapter, same
+    serving params, same primary metric, and an arm that is asked for is the one that serves."""
     return (
         manifest["index"]["collection"] == index.get("collection")
-        and (manifest.get("adapter") or {}).get("digest") == train.get("digest")
-        and all(manifest["params"][name] == params[name] for name in ("retrieve", "generate"))
-        and wanted_arm in ("auto", manifest["arm"])
+        and (manifest["adapter"] or {}).get("digest") == train.get("digest")
+        and all(manifest["params"][name] == params[name] for name in ("retrieve", "generate", "answer"))
+        and manifest["evaluation"]["primary"] == params["judge"]["primary"]
+        and params["promote"]["arm"] in ("auto", manifest["arm"])
     )

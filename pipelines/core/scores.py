@@ -17,9 +17,7 @@ def answer_scores(rows: Iterable[Mapping[str, Any]], metric: str) -> dict[str, d
     return out
 
 
-def retrieval_scores(
-    rows: Iterable[Mapping[str, Any]], metric: str
-) -> tuple[dict[str, float], dict[str, float]]:
+def retrieval_scores(rows: Iterable[Mapping[str, Any]], metric: str) -> tuple[dict[str, float], dict[str, float]]:
     """(candidate's, champion's) question id -> value of `metric`, of rows `{"id", "metrics", "champion"?}`."""
     ours: dict[str, float] = {}
     theirs: dict[str, float] = {}

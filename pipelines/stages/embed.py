@@ -234,7 +234,7 @@ def _scratch(ports: Ports) -> Any:
 
 
 def _seal(objects: ObjectStore, folder: str, facts: dict[str, Any], *, expected: int) -> None:
-    """The marker, last. IntegrityError when rows were lost, or when another run made other vectors of the same build."""
+    """The marker, last. IntegrityError when rows were lost, or when another run made other vectors of this build."""
     if facts["rows"] != expected:
         raise IntegrityError(f"{folder} has {facts['rows']} rows, but {expected} chunks were cut")
     if not objects.create(f"{folder}/embed.json", json.dumps(facts, indent=1, sort_keys=True).encode()):

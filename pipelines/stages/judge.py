@@ -77,7 +77,9 @@ def _data_checks(params: CorpusParams, workspace: Workspace, prompt: str) -> lis
     checks = [
         gates.count_check("data retrieval questions", retrieval.get("questions", 0), at_least=least),
         gates.count_check("data answer questions", answers.get("questions", 0), at_least=least),
-        gates.none_check("data labels", retrieval.get("stale_labels"), what="gold quotes that the corpus no longer holds"),
+        gates.none_check(
+            "data labels", retrieval.get("stale_labels"), what="gold quotes that the corpus no longer holds"
+        ),
         match("data rows", index["rows"], workspace.receipt("chunk")["rows"], what="rows of the index and chunks"),
         match("data prompt", answers.get("prompt_digest"), prompt, what="prompt asked and prompt to be served"),
     ]
@@ -93,7 +95,7 @@ def _candidate(params: CorpusParams, workspace: Workspace, arm: str, prompt: str
     build = IndexBuild(
         corpus=workspace.corpus,
         revision=index.get("revision", ""),
-        **{name: index[name] for name in _INDEX if name != "key"},
+        **{name: index[name] for name in _INDEX if name not in ("key", "parts")},
     )
     adapter = None
     if "skipped" not in train:
@@ -103,7 +105,18 @@ def _candidate(params: CorpusParams, workspace: Workspace, arm: str, prompt: str
     return Candidate(workspace.corpus, build, adapter, arm, shaped)
 
 
-_INDEX = ("collection", "rows", "tokens", "digest", "key", "embedder", "embedder_digest", "dim", "corpus_digest")
+_INDEX = (
+    "collection",
+    "rows",
+    "tokens",
+    "digest",
+    "key",
+    "parts",
+    "dim",
+    "embedder",
+    "embedder_digest",
+    "corpus_digest",
+)
 _ADAPTER = ("digest", "key", "base", "base_digest", "training_digest")
 
 

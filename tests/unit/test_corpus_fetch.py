@@ -1,6 +1,7 @@
 """fetch: what lands becomes documents or quarantine records, nothing is lost, nothing bad stops the batch."""
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -175,8 +176,6 @@ def test_hidden_files_and_litter_are_counted_not_read(tmp_path):
 
 
 def test_odd_entries_are_quarantined(tmp_path):
-    import os
-
     home = Home(tmp_path, GOOD)
     (home.landing / "nowhere.md").symlink_to(home.landing / "gone.md")
     os.mkfifo(home.landing / "pipe.md")
@@ -187,6 +186,36 @@ def test_odd_entries_are_quarantined(tmp_path):
         "pipe.md": "not a regular file",
         "caf\\xe9.md": "file name is not UTF-8",
     }
+
+
+def test_a_folder_that_cannot_be_read_is_quarantined(tmp_path, monkeypatch):
+    home = Home(tmp_path, {**GOOD, "closed/c.md": b"# C\n\ntext"})
+    scandir = os.scandir
+
+    def refuse(path):
+        if Path(path).name == "closed":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    home.gold("questions", QUESTION % "closed/c.md")
+    home.fetch()
+    assert home.reasons == {"closed": "a folder that cannot be read"}
+
+
+def test_a_full_disk_is_one_line_and_leaves_everything_as_it_was(tmp_path, monkeypatch):
+    home = Home(tmp_path, GOOD)
+    home.fetch()
+    before = tree_digest(home.workspace.root)
+    home.land("c.md", b"# New\n\nanother")
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device", "x")
+
+    monkeypatch.setattr(fetch, "write_files", full)
+    with pytest.raises(BadInput, match=r"demo: fetch cannot go on: No space left on device \(x\)"):
+        home.fetch()
+    assert tree_digest(home.workspace.root) == before
 
 
 def test_a_beir_folder_as_it_is(tmp_path):

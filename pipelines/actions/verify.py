@@ -1,0 +1,63 @@
+"""Check a release against what it binds: signature, embedder, rows in Milvus, Parquet of the build, adapter.
+
+Every digest is computed again from the bytes; nothing is believed because a marker says so. It repairs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pipelines.actions.ask import adapter_folder, checked_embedder, released_ports
+from pipelines.backends.releaselog import key_id, public_file, read_public_key
+from pipelines.builds import build_rows, held
+from pipelines.core.digests import combine_sets, digest_row, digest_set
+from pipelines.errors import IntegrityError, NotFound
+from pipelines.ports import ObjectStore
+from pipelines.settings import Settings
+from pipelines.wiring import Wiring
+
+Json = Mapping[str, Any]
+
+
+def parquet_digest(objects: ObjectStore, index: Json) -> tuple[int, str]:
+    """(rows, order-free digest) of the build's Parquet in the object store. NotFound names a part that is gone."""
+    import numpy as np
+
+    count, total = 0, digest_set(())
+    for batch in build_rows(objects, index, columns=["key", "text_digest", "vector"]):
+        vectors = np.asarray(batch.column("vector").flatten(), dtype="<f4").reshape(batch.num_rows, -1)
+        keys, texts = batch.column("key").to_pylist(), batch.column("text_digest").to_pylist()
+        rows = zip(keys, texts, vectors, strict=True)
+        total = combine_sets([total, digest_set(digest_row(k.encode(), t.encode(), v.tobytes()) for k, t, v in rows)])
+        count += batch.num_rows
+    return count, total
+
+
+def _agree(what: str, found: tuple[int, str], index: Json) -> str:
+    if found != (index["rows"], index["digest"]):
+        raise IntegrityError(
+            f"{what} holds {found[0]} rows of digest {found[1][:12]}, "
+            f"the release binds {index['rows']} of {index['digest'][:12]}"
+        )
+    return f"{what}: {found[0]:,} rows, content {found[1][:16]}"
+
+
+def verify_release(settings: Settings, corpus: str, generation: int | None = None) -> Iterator[str]:
+    """A line per thing found right. IntegrityError on the first that is not; NotFound for an unknown release."""
+    log = Wiring.of(settings, corpus).releases
+    manifest = log.read(corpus, generation)
+    signer = key_id(read_public_key(public_file(settings.signing_key)))
+    yield f"signature: {corpus} generation {manifest['generation']}, signed by key {signer[:16]}"
+    ports = released_ports(settings, manifest)
+    embedder = checked_embedder(ports, manifest)
+    yield f"embedder: {embedder.name} {embedder.digest[:16]}"
+    index = manifest["index"]
+    try:
+        yield _agree(f"parquet {index['key']}", parquet_digest(ports.objects, index), index)
+        yield _agree(f"milvus {index['collection']}", held(ports.store, index["collection"]), index)
+    except NotFound as exc:
+        raise IntegrityError(f"the release binds what is gone: {exc}") from exc
+    if manifest["adapter"]:
+        adapter_folder(ports, manifest["adapter"])
+        yield f"adapter: {manifest['adapter']['digest'][:16]}"

@@ -1,0 +1,291 @@
+"""LoRA training with peft and TRL's SFTTrainer: chats in, an adapter folder out. Loss on the completion only.
+
+Deterministic on one machine: the order of the examples is laid out before the training starts (shuffled epochs, and
+within eight batches by length, so that little is padded), there is no dropout, and the arithmetic is seeded. The
+state is checkpointed, so a killed training goes on from its last whole checkpoint and ends with the same weights
+(`tests/faults/test_train_kill.py`). It knows no corpora, no object store and no tracking.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipelines.errors import BackendError, BadConfig
+
+Chat = Sequence[Mapping[str, str]]
+OnLog = Callable[[int, Mapping[str, float]], None]
+"""Called with the step and `loss`, `learning_rate` or `validation_loss`."""
+
+_WINDOW = 8  # batches that are sorted by length together
+_WHOLE = "whole"  # marker in a checkpoint, written last
+RECIPE_KEYS = {
+    "method": {"lora"},
+    "target_modules": str,
+    "alpha_per_rank": (int, float),
+    "dropout": (int, float),
+    "optimizer": str,
+    "schedule": str,
+    "warmup_share": (int, float),
+    "weight_decay": (int, float),
+    "max_grad_norm": (int, float),
+    "precision": {"auto", "bfloat16", "float32"},
+    "evaluations": int,
+    "checkpoints": int,
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The numbers of one training. `steps` optimizer steps of `batch` examples."""
+
+    steps: int
+    batch: int
+    rank: int
+    learning_rate: float
+    max_tokens: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What came out. `history` holds {"step", "loss"} and {"step", "validation_loss"} entries, in order;
+    `resumed_from` is the step that a killed training was continued from, 0 for a fresh one."""
+
+    folder: Path
+    history: list[dict[str, float]]
+    resumed_from: int
+    seconds: float
+
+
+def read_recipe(file: Path) -> dict[str, Any]:
+    """A file of models/recipes, with `precision` resolved for this CPU. BadConfig shows the valid form."""
+    try:
+        raw = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as exc:
+        known = ", ".join(sorted(other.stem for other in file.parent.glob("*.yaml"))) or "none"
+        raise BadConfig(
+            f"train.recipe is {file.stem!r}, but there is no models/recipes/{file.name}; known: {known}"
+        ) from exc
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as exc:
+        raise BadConfig(f"models/recipes/{file.name} is not readable YAML: {exc}") from exc
+    if not isinstance(raw, dict) or set(raw) != set(RECIPE_KEYS):
+        raise BadConfig(f"models/recipes/{file.name}: its keys are exactly {', '.join(RECIPE_KEYS)}")
+    for key, allowed in RECIPE_KEYS.items():
+        value = raw[key]
+        good = value in allowed if isinstance(allowed, set) else isinstance(value, allowed)  # type: ignore[arg-type]
+        if not good:
+            form = ", ".join(sorted(allowed)) if isinstance(allowed, set) else "a number or text as in sft.yaml"
+            raise BadConfig(f"models/recipes/{file.name}: {key} is {value!r}; valid is {form}")
+    if raw["precision"] == "auto":
+        import torch
+
+        # Without AVX512-BF16 or AMX, bfloat16 is ten times slower than float32.
+        raw["precision"] = "bfloat16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "float32"
+    return raw
+
+
+def libraries() -> dict[str, str]:
+    """Versions of what the weights depend on."""
+    return {name: version(name) for name in ("torch", "transformers", "peft", "trl")}
+
+
+def layout(lengths: Sequence[int], *, batch: int, steps: int, seed: int) -> list[int]:
+    """Indices of the examples in the order of training, `steps * batch` of them.
+
+    Whole shuffled epochs one after the other; then, in windows of eight batches, sorted by length and the batches
+    shuffled, so that a batch holds examples of like length.
+    """
+    rng = random.Random(seed)  # noqa: S311  # an order, not a secret
+    stream: list[int] = []
+    while len(stream) < steps * batch:
+        epoch = list(range(len(lengths)))
+        rng.shuffle(epoch)
+        stream += epoch
+    out: list[int] = []
+    for start in range(0, steps * batch, batch * _WINDOW):
+        window = stream[start : min(start + batch * _WINDOW, steps * batch)]
+        window.sort(key=lambda index: (lengths[index], index))
+        batches = [window[at : at + batch] for at in range(0, len(window), batch)]
+        rng.shuffle(batches)
+        out += [index for members in batches for index in members]
+    return out
+
+
+def _dataset(chats: Sequence[Chat]) -> Any:
+    """Prompt and completion in TRL's conversational form; the loss is on the last message."""
+    from datasets import Dataset
+
+    return Dataset.from_list(
+        [{"prompt": [dict(m) for m in chat[:-1]], "completion": [dict(chat[-1])]} for chat in chats]
+    )
+
+
+def _newest_whole(folder: Path) -> Path | None:
+    """The newest checkpoint that was finished; those that were not are removed."""
+    whole = []
+    for checkpoint in folder.glob("checkpoint-*"):
+        if (checkpoint / _WHOLE).is_file():
+            whole.append(checkpoint)
+        else:
+            shutil.rmtree(checkpoint, ignore_errors=True)
+    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+def _arguments(folder: Path, settings: Settings, recipe: Mapping[str, Any], *, evaluated: bool) -> Any:
+    from trl import SFTConfig
+
+    return SFTConfig(
+        output_dir=str(folder),
+        max_steps=settings.steps,
+        per_device_train_batch_size=settings.batch,
+        per_device_eval_batch_size=settings.batch,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type=recipe["schedule"],
+        warmup_steps=math.ceil(recipe["warmup_share"] * settings.steps),
+        optim=recipe["optimizer"],
+        weight_decay=recipe["weight_decay"],
+        max_grad_norm=recipe["max_grad_norm"],
+        max_length=settings.max_tokens,
+        completion_only_loss=True,
+        packing=False,
+        train_sampling_strategy="sequential",
+        bf16=recipe["precision"] == "bfloat16",
+        gradient_checkpointing=False,
+        use_cpu=True,
+        seed=settings.seed,
+        data_seed=settings.seed,
+        logging_strategy="steps",
+        logging_steps=1,
+        eval_strategy="steps" if evaluated else "no",
+        eval_steps=max(1, math.ceil(settings.steps / recipe["evaluations"])),
+        eval_on_start=evaluated,
+        save_strategy="steps",
+        save_steps=max(1, math.ceil(settings.steps / recipe["checkpoints"])),
+        save_total_limit=2,
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_num_workers=0,
+    )
+
+
+def _watcher(on_log: OnLog) -> Any:
+    """A callback that reports losses, and marks a checkpoint once all of it is written."""
+    from transformers import TrainerCallback
+
+    class Watcher(TrainerCallback):
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+            if seen := _losses(logs or {}):
+                on_log(state.global_step, seen)
+
+        def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / _WHOLE).touch()
+
+    return Watcher()
+
+
+def _losses(logs: Mapping[str, Any]) -> dict[str, float]:
+    names = {"loss": "loss", "learning_rate": "learning_rate", "eval_loss": "validation_loss"}
+    return {ours: float(logs[theirs]) for theirs, ours in names.items() if theirs in logs}
+
+
+def _trainer(base: Path, arguments: Any, order: Sequence[Chat], validation: Sequence[Chat], peft: Any) -> Any:
+    """The base in float32 (autocast does the rest), LoRA on it, everything seeded before the first random number."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+    from trl import SFTTrainer
+
+    set_seed(arguments.seed)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(str(base))
+    model = AutoModelForCausalLM.from_pretrained(
+        str(base), dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+    )
+    model.config.use_cache = False
+    return SFTTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=_dataset(order),
+        eval_dataset=_dataset(validation) if validation else None,
+        processing_class=tokenizer,
+        peft_config=peft,
+    )
+
+
+def _write_adapter(trainer: Any, destination: Path, *, base_name: str) -> None:
+    """The adapter's two files, free of paths and of the order in which Python holds a set."""
+    shutil.rmtree(destination, ignore_errors=True)
+    trainer.model.save_pretrained(str(destination), safe_serialization=True)
+    for extra in destination.iterdir():
+        if extra.name not in ("adapter_model.safetensors", "adapter_config.json"):
+            extra.unlink()
+    file = destination / "adapter_config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    config["base_model_name_or_path"] = base_name
+    config = {key: sorted(value) if isinstance(value, list) else value for key, value in config.items()}
+    file.write_text(json.dumps(config, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def train(
+    base: Path,
+    destination: Path,
+    *,
+    base_name: str,
+    training: Sequence[Chat],
+    validation: Sequence[Chat],
+    lengths: Sequence[int],
+    recipe: Mapping[str, Any],
+    settings: Settings,
+    checkpoints: Path,
+    on_log: OnLog,
+) -> Trained:
+    """Train on `training` and write adapter_model.safetensors and adapter_config.json into `destination`.
+
+    `lengths` are the examples' tokens; `checkpoints` is a folder that belongs to exactly this training: what a killed
+    run left there is gone on from. `validation` may be empty. BackendError when the loss is not a number.
+    """
+    from peft import LoraConfig
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    start = time.perf_counter()
+    order = layout(lengths, batch=settings.batch, steps=settings.steps, seed=settings.seed)
+    peft = LoraConfig(
+        r=settings.rank,
+        lora_alpha=round(recipe["alpha_per_rank"] * settings.rank),
+        lora_dropout=recipe["dropout"],
+        target_modules=recipe["target_modules"],
+        task_type="CAUSAL_LM",
+    )
+    arguments = _arguments(checkpoints, settings, recipe, evaluated=bool(validation))
+    trainer = _trainer(base, arguments, [training[index] for index in order], validation, peft)
+    resume = _newest_whole(checkpoints) if checkpoints.is_dir() else None
+    resumed_from = 0 if resume is None else int(resume.name.rpartition("-")[2])
+    if resume is not None:
+        trainer.args.eval_on_start = False
+        for entry in json.loads((resume / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]:
+            if seen := _losses(entry):
+                on_log(entry["step"], seen)
+    from transformers import PrinterCallback
+
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(_watcher(on_log))
+    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    if validation and not any("eval_loss" in e and e["step"] == settings.steps for e in trainer.state.log_history):
+        trainer.evaluate()
+    history = [{"step": e["step"], **seen} for e in trainer.state.log_history if (seen := _losses(e))]
+    if not all(math.isfinite(value) for entry in history for value in entry.values()):
+        raise BackendError("training diverged: the loss is not a number; lower train.learning_rate")
+    _write_adapter(trainer, destination, base_name=base_name)
+    return Trained(destination, history, resumed_from, time.perf_counter() - start)

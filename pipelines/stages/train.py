@@ -1,0 +1,220 @@
+"""Train the LoRA adapter, seal it in the object store, and track it in MLflow while it is made.
+
+A training is known by the digest of all that decides its result; its record `training-runs/DIGEST.json` is written
+after the adapter is sealed. A killed training goes on from its checkpoints below the cache; one with a record is not
+done again. When mix made no training set, the receipt passes on why.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipelines import adapters
+from pipelines.core.digests import digest_json
+from pipelines.core.nouns import Report
+from pipelines.params import CorpusParams
+from pipelines.ports import Generator, Ports, RunLog
+from pipelines.schemas import read_jsonl
+from pipelines.settings import checkout
+from pipelines.workspace import Workspace
+
+Record = Mapping[str, Any]
+_EVERY = 10.0  # seconds between two lines of progress
+
+
+def _code(workspace: Workspace) -> str:
+    """The digest of this stage's code, as the workspace's code.yaml holds it."""
+    file = workspace.root / "code.yaml"
+    known = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return str(known.get("train", ""))
+
+
+class _Progress:
+    """Lines such as `train: step 40 of 100, loss 1.23, eta 95 s`: the first step, then one every ten seconds."""
+
+    def __init__(self, steps: int, also: Callable[[int, Mapping[str, float]], None]) -> None:
+        self._steps, self._also = steps, also
+        self._began: tuple[float, int] | None = None
+        self._said = 0.0
+
+    def __call__(self, step: int, values: Mapping[str, float]) -> None:
+        now = time.monotonic()
+        self._also(step, values)
+        if "validation_loss" in values:
+            print(f"train: step {step} of {self._steps}, validation loss {values['validation_loss']:.3f}", flush=True)
+        if "loss" not in values:
+            return
+        self._began = self._began or (now, step)
+        if step not in (1, self._steps) and now - self._said < _EVERY:
+            return
+        self._said = now
+        done = step - self._began[1]
+        eta = f", eta {(now - self._began[0]) / done * (self._steps - step):.0f} s" if done else ""
+        print(f"train: step {step} of {self._steps}, loss {values['loss']:.3f}{eta}", flush=True)
+
+
+def _train(
+    params: CorpusParams, ports: Ports, base: Generator, *, mixed: Record, recipe: Record, key: str, log: RunLog
+) -> dict[str, Any]:
+    """Train, seal, record. Returns the record."""
+    from pipelines.backends import lora
+
+    folder = ports.settings.cache / "training-runs" / key
+    numbers = params.train.model_dump(exclude={"recipe"})
+    done = lora.train(
+        base.folder,
+        folder / "adapter",
+        base_name=base.name,
+        training=[row["messages"] for row in mixed["train"]],
+        validation=[row["messages"] for row in mixed["validation"]],
+        lengths=[row["tokens"] for row in mixed["train"]],
+        recipe=recipe,
+        settings=lora.Settings(**numbers),
+        checkpoints=folder / "checkpoints",
+        on_log=_Progress(params.train.steps, lambda step, values: log.metrics(values, step=step)),
+    )
+    if done.resumed_from:
+        print(f"train: went on from step {done.resumed_from} of a training that was stopped", flush=True)
+    bound = {
+        "base": base.name,
+        "base_digest": base.base_digest,
+        "training_digest": mixed["digest"],
+        "recipe": {"name": params.train.recipe, **recipe},
+        "train": numbers,
+    }
+    digest = adapters.bind(done.folder, bound)
+    stored = adapters.seal(ports.objects, done.folder)
+    record = {"digest": digest, "key": stored, "history": done.history, "seconds": round(done.seconds, 1)}
+    ports.objects.put(f"training-runs/{key}.json", (json.dumps(record) + "\n").encode())
+    return record
+
+
+def _losses(history: Sequence[Record]) -> dict[str, float]:
+    """First and last losses, rounded; the training losses as means over a tenth of the steps at either end."""
+    train = [entry["loss"] for entry in history if "loss" in entry]
+    held_out = [entry["validation_loss"] for entry in history if "validation_loss" in entry]
+    tenth = max(1, len(train) // 10)
+    out = {"loss_first": sum(train[:tenth]) / tenth, "loss_last": sum(train[-tenth:]) / tenth}
+    if held_out:
+        out |= {"validation_loss_first": held_out[0], "validation_loss_last": held_out[-1]}
+    return {name: round(value, 4) for name, value in out.items()}
+
+
+def _curve(history: Sequence[Record]) -> Any:
+    """The loss curve as a matplotlib figure."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    for name, label, style in (("loss", "training", "-"), ("validation_loss", "validation", "o--")):
+        points = [(entry["step"], entry[name]) for entry in history if name in entry]
+        if points:
+            axes.plot(*zip(*points, strict=True), style, label=label, markersize=4)
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss per completion token (nats)")
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def _description(facts: Record, train: Record) -> str:
+    """Markdown by which a reviewer can decide about the adapter."""
+    losses = f"{facts['loss_first']:.3f} to {facts['loss_last']:.3f}"
+    held = "no validation set"
+    if "validation_loss_last" in facts:
+        held = f"{facts['validation_loss_first']:.3f} to {facts['validation_loss_last']:.3f}"
+    return "\n".join(
+        [
+            f"LoRA adapter of **{facts['base']}** (base digest `{facts['base_digest'][:12]}`).",
+            "",
+            f"- training set `{facts['training_digest'][:12]}`: {facts['examples']} chats, split from the test by document",
+            f"- {facts['steps']} steps of {train['batch']}, rank {train['rank']} on all linear layers, "
+            f"learning rate {train['learning_rate']:g}, seed {train['seed']}",
+            f"- training loss {losses}; validation loss {held}",
+            f"- adapter digest `{facts['digest']}`",
+            "",
+            "It answers nothing by itself: see the run `score_answers` for what it changes, arm by arm.",
+        ]
+    )
+
+
+def _track(params: CorpusParams, workspace: Workspace, ports: Ports, log: RunLog, *, facts: Record, record: Record) -> int:
+    """Data set, params, plots and the adapter's folder into the run; the registered model's version."""
+    numbers = params.train.model_dump()
+    log.params({"train": numbers, "base": facts["base"], "base_digest": facts["base_digest"]})
+    log.dataset(
+        f"{workspace.corpus} training",
+        digest=facts["training_digest"],
+        source=str(workspace.training),
+        context="training",
+        profile={"chats": facts["examples"]},
+    )
+    log.metrics({name: value for name, value in facts.items() if "loss" in name})
+    log.figure("loss", _curve(record["history"]))
+    folder = adapters.fetch(ports.objects, facts["key"], cache=ports.settings.cache)
+    log.folder(folder, name="adapter")
+    return ports.registry.register(
+        f"{workspace.corpus}-adapter",
+        run_id=log.run_id,
+        path="adapter",
+        description=_description(facts, numbers),
+        tags={"assay.digest": facts["digest"], "assay.training": facts["training_digest"]},
+    )
+
+
+def _known(ports: Ports, key: str) -> dict[str, Any] | None:
+    """The record of a training that was done before and whose adapter is still sealed."""
+    try:
+        record: dict[str, Any] = json.loads(ports.objects.get(f"training-runs/{key}.json"))
+        ports.objects.get(f"{record['key']}/sealed.json")
+    except KeyError:
+        return None
+    return record
+
+
+def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> Report:
+    """Facts: digest, key, base, base_digest, training_digest, steps, examples and losses; or `skipped`.
+
+    MissingTool and BadConfig when model or recipe are not there; BackendError when the loss diverges.
+    """
+    mix = workspace.receipt("mix")
+    if "skipped" in mix:
+        return Report("train", {"skipped": mix["skipped"]}, f"skipped: {mix['skipped']}")
+    from pipelines.backends import lora
+
+    base = ports.generator()
+    recipe = lora.read_recipe(checkout() / "models" / "recipes" / f"{params.train.recipe}.yaml")
+    decides = [base.base_digest, mix["digest"], recipe, params.train.model_dump(), lora.libraries(), _code(workspace)]
+    key = digest_json(decides)[:32]
+    parts = {name: list(read_jsonl(workspace.training / f"{name}.jsonl")) for name in ("train", "validation")}
+    mixed = {**parts, "digest": mix["digest"]}
+    tags = {"assay.key": f"train:{key}", "assay.stage": "train", "assay.training": mix["digest"]}
+    with ports.registry.run(workspace.corpus, "train", tags=tags) as log:
+        record = _known(ports, key)
+        if record is None:
+            record = _train(params, ports, base, mixed=mixed, recipe=recipe, key=key, log=log)
+        else:
+            for entry in record["history"]:
+                log.metrics({n: v for n, v in entry.items() if n != "step"}, step=int(entry["step"]))
+        facts = {
+            "digest": record["digest"],
+            "key": record["key"],
+            "base": base.name,
+            "base_digest": base.base_digest,
+            "training_digest": mix["digest"],
+            "steps": params.train.steps,
+            "examples": mix["train"],
+            **_losses(record["history"]),
+        }
+        version = _track(params, workspace, ports, log, facts=facts, record=record)
+    shutil.rmtree(Path(ports.settings.cache) / "training-runs" / key, ignore_errors=True)
+    summary = f"adapter {facts['digest'][:12]}, loss {facts['loss_first']:.2f} to {facts['loss_last']:.2f}"
+    return Report("train", facts, summary, {"run_id": log.run_id, "version": version, "seconds": record["seconds"]})

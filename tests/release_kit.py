@@ -1,0 +1,177 @@
+"""What the release tests share: a corpus in an ASSAY_HOME of its own, with a real build (embedder, Parquet, milvus-lite)
+and scores written by hand, so that what the gate and the log do with them can be read off.
+
+Chunking, Spark, training and scoring are left out: a document is one chunk, the adapter is skipped or made up.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipelines import adapters
+from pipelines.builds import load_build
+from pipelines.core.digests import digest_json, digest_row, digest_set
+from pipelines.core.nouns import Chunk, Document
+from pipelines.corpus_files import CorpusFiles, content_digest, document_row, write_files
+from pipelines.settings import Settings, checkout
+from pipelines.stages.judge import served_prompt
+from pipelines.wiring import Wiring
+
+CORPUS = "tiny"
+TEXTS = {
+    "refunds": "Refunds are paid within 30 days of delivery. Opened goods carry a restocking fee.",
+    "shipping": "Standard shipping costs 4.90 euros and takes 3 to 5 business days.",
+    "warranty": "Tents carry a warranty of five years; boots carry a warranty of one year.",
+}
+NEWER = {**TEXTS, "refunds": "Refunds are paid within 60 days of delivery. There is no restocking fee."}
+QUESTIONS = [f"q{n:02}" for n in range(30)]
+ARMS = {"base": 0.1, "rag": 0.5}
+
+
+def shared_cache() -> Path:
+    """Where test runs keep exported embedders and converted generators from one run to the next."""
+    return Path(os.environ.get("ASSAY_TEST_CACHE") or Path(sys.prefix) / ".assay-test-cache")
+
+
+def home(folder: Path, **sections: Any) -> Settings:
+    """An ASSAY_HOME at `folder` with one corpus in its own params file, and its environment for subprocesses."""
+    folder.mkdir(parents=True, exist_ok=True)
+    raw = yaml.safe_load((checkout() / "params.yaml").read_text())
+    raw["corpora"] = {CORPUS: {"source": {"documents": "documents"}, **sections}}
+    (folder / "params.yaml").write_text(yaml.safe_dump(raw))
+    (folder / "cache").mkdir(exist_ok=True)
+    for kind in ("embedders", "generators"):
+        (shared_cache() / kind).mkdir(parents=True, exist_ok=True)
+        if not (folder / "cache" / kind).exists():
+            (folder / "cache" / kind).symlink_to(shared_cache() / kind)
+    return Settings(folder, folder / "params.yaml", "local[1]")
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("ASSAY_", "MLFLOW_"))}
+    return {**kept, "ASSAY_HOME": str(settings.home), "ASSAY_PARAMS": str(settings.params_file)}
+
+
+def metric(value: float, n: int = len(QUESTIONS)) -> dict[str, float | int]:
+    return {"value": value, "low": value, "high": value, "n": n}
+
+
+def build(wiring: Wiring, texts: Mapping[str, str]) -> dict[str, Any]:
+    """Version the texts, embed each as one chunk, write Parquet and marker, load Milvus; the embed stage's facts."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from pipelines.schemas import VECTORS
+
+    documents = [Document(key, key.title(), text, "text/plain", key) for key, text in sorted(texts.items())]
+    rows = [document_row(document) for document in documents]
+    write_files(wiring.workspace.versioned, CorpusFiles(rows, [], [], []))
+    wiring.versioner.snapshot("Land the documents")
+    chunks = [Chunk(d.id, 0, 0, len(d.text), d.text, 20) for d in documents]
+    vectors = wiring.embedder.embed_batch([chunk.text for chunk in chunks])
+    table = pa.Table.from_pylist(
+        [
+            {
+                "key": c.id, "document": c.document, "title": c.document.title(), "ordinal": 0, "start": c.start,
+                "end": c.end, "tokens": c.tokens, "text": c.text, "text_digest": c.text_digest, "vector": v.tolist(),
+            }
+            for c, v in zip(chunks, vectors, strict=True)
+        ],
+        schema=VECTORS,
+    )  # fmt: skip
+    sink = io.BytesIO()
+    pq.write_table(table, sink, write_page_checksum=True)
+    corpus_digest = content_digest({row["id"]: row["digest"] for row in rows})
+    collection = f"b_{CORPUS}_{digest_json([corpus_digest, wiring.embedder.digest])[:16]}"
+    marks = (digest_row(c.id.encode(), c.text_digest.encode(), v.tobytes()) for c, v in zip(chunks, vectors, strict=True))
+    facts = {
+        "collection": collection, "key": f"builds/{collection}", "parts": ["part-00000.parquet"], "rows": len(chunks),
+        "tokens": 20 * len(chunks), "digest": digest_set(marks), "embedder": wiring.embedder.name,
+        "embedder_digest": wiring.embedder.digest, "dim": wiring.embedder.dim, "documents": len(documents),
+        "corpus_digest": corpus_digest,
+    }  # fmt: skip
+    wiring.objects.put(f"{facts['key']}/part-00000.parquet", sink.getvalue())
+    wiring.objects.put(f"{facts['key']}/embed.json", json.dumps(facts).encode())
+    load_build(wiring.store, wiring.objects, facts)
+    wiring.store.close()
+    return facts
+
+
+def made_up_adapter(wiring: Wiring) -> dict[str, Any]:
+    """A sealed adapter folder whose weights are a few bytes: enough for everything but generating with it."""
+    folder = wiring.settings.home / "made-up-adapter"
+    folder.mkdir(exist_ok=True)
+    (folder / "adapter_config.json").write_text("{}")
+    (folder / "adapter_model.safetensors").write_bytes(b"weights")
+    base = wiring.generator()
+    bound = {"base": base.name, "base_digest": base.base_digest, "training_digest": "t" * 64}
+    digest = adapters.bind(folder, bound)
+    return {"digest": digest, "key": adapters.seal(wiring.objects, folder), **bound}
+
+
+def scored(
+    wiring: Wiring,
+    facts: Mapping[str, Any],
+    *,
+    arms: Mapping[str, float] = ARMS,
+    ndcg: float = 0.8,
+    adapter: Mapping[str, Any] | None = None,
+    stale: Sequence[str] = (),
+) -> None:
+    """Receipts and rows as the scoring stages leave them: every question of an arm has the arm's F1, and against a
+    champion, the champion's replies score 0.3 and its retrieval 0.8."""
+    workspace, champion = wiring.workspace, wiring.workspace.champion()
+    names = ("ndcg@10", "recall@1", "recall@5", "recall@10", "mrr")
+    retrieval = [{"id": q, "metrics": dict.fromkeys(names, ndcg)} for q in QUESTIONS]
+    answers = [{"id": q, "arm": a, "metrics": {"token_f1": f1}} for a, f1 in arms.items() for q in QUESTIONS]
+    if champion:
+        retrieval = [{**row, "champion": dict.fromkeys(names, 0.8)} for row in retrieval]
+        answers += [{"id": q, "arm": "champion", "metrics": {"token_f1": 0.3}} for q in QUESTIONS]
+    for kind, rows in (("retrieval", retrieval), ("answers", answers)):
+        workspace.scores(kind).parent.mkdir(exist_ok=True)
+        workspace.scores(kind).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    receipts = {
+        "chunk": {"rows": facts["rows"], "documents": facts["documents"], "window": wiring.embedder.window},
+        "embed": facts,
+        "index": facts,
+        "mix": {"digest": "t" * 64},
+        "train": adapter or {"skipped": "no training examples"},
+        "score_retrieval": {
+            "metrics": dict.fromkeys(names, metric(ndcg)), "stale_labels": list(stale), "questions": len(QUESTIONS),
+        },
+        "score_answers": {
+            "arms": {arm: {"token_f1": metric(f1)} for arm, f1 in arms.items()},
+            "questions": len(QUESTIONS), "prompt_digest": served_prompt(wiring.params),
+        },
+    }  # fmt: skip
+    for stage, receipt in receipts.items():
+        workspace.write_receipt(stage, receipt, {}, f"{stage} by hand")
+
+
+def judged(wiring: Wiring) -> dict[str, Any]:
+    """Put the release to beat beside the scores, judge, and write the receipt, as the runner does; returns it."""
+    from pipelines.stages.judge import decide
+
+    facts = decide(wiring.params, wiring.workspace)
+    wiring.workspace.write_receipt("judge", facts, {"run_id": "by hand"}, "judged by hand")
+    return facts
+
+
+def candidate(settings: Settings, texts: Mapping[str, str] = TEXTS, **scores: Any) -> dict[str, Any]:
+    """A judged candidate made of `texts`, ready to be promoted; the judge's facts."""
+    from pipelines.runner import sync_champion
+
+    wiring = Wiring.of(settings, CORPUS)
+    facts = build(wiring, texts)
+    wiring.workspace.write_receipt("index", facts, {}, "")
+    sync_champion(wiring)
+    scored(wiring, facts, **scores)
+    return judged(wiring)
