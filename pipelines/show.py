@@ -39,9 +39,9 @@ def terminal() -> Console:
     return console
 
 
-def _table(title: str, *columns: str, right: int = 0) -> Table:
+def _table(*columns: str, right: int = 0) -> Table:
     """Columns from number `right` on are right-aligned when it is positive."""
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for number, name in enumerate(columns):
         table.add_column(name, justify="right" if right and number >= right else "left", overflow="fold")
     return table
@@ -60,6 +60,12 @@ def number(value: float | None) -> str:
 def _short(value: float) -> str:
     """Two decimals below ten and no leading zero: arms have many columns."""
     return f"{value:.2f}".replace("0.", ".", 1) if abs(value) < 10 else number(value)
+
+
+def _print(console: Console, title: str, table: Table) -> None:
+    """The title on a line of its own: rich would wrap it to the table's width."""
+    console.print(Text(title, style="bold"))
+    console.print(table)
 
 
 def _metric(metric: Json | None, *, best: bool = False, interval: bool = True) -> Text:
@@ -94,14 +100,14 @@ def show_comparison(result: Json, console: Console | None = None) -> None:
     arms = result["arms"]
     columns = arm_columns(arms)
     title = f"{result['corpus']}: arms on the same {result['questions']} questions (95 % interval)"
-    table = _table(title, "arm", *columns.values(), right=1)
+    table = _table("arm", *columns.values(), right=1)
     for arm, found in arms.items():
         served = " ●" if arm == result.get("arm") else ""
         cells = [
             _metric(found.get(name), best=best_arm(arms, name) == arm, interval=name not in _COSTS) for name in columns
         ]
         table.add_row(Text(arm + served, style="bold" if served else ""), *cells)
-    console.print(table)
+    _print(console, title, table)
     notes = [f"● would serve: best on {result['primary']}"] if result.get("arm") else []
     notes += [
         f"{name}: {number(d['value'])} [{number(d['low'])}, {number(d['high'])}]"
@@ -111,7 +117,7 @@ def show_comparison(result: Json, console: Console | None = None) -> None:
 
 
 def _check_rows(checks: list[Json]) -> Table:
-    table = _table("", "", "check", "value", "bound", "interval", "n", "reason")
+    table = _table("", "check", "value", "bound", "interval", "n", "reason")
     for check in checks:
         mark = Text("✓", style="green") if check["passed"] else Text("✗", style="bold red")
         span = "" if check.get("low") is None else f"{number(check['low'])} to {number(check['high'])}"
@@ -143,7 +149,7 @@ def show_report(result: Json, console: Console | None = None) -> None:
     candidate = result["candidate"]
     console.print(Text(f"{result['corpus']}: candidate {candidate['digest'][:12]}, arm {candidate['arm']}", "bold"))
     if result["retrieval"]:
-        table = _table("retrieval", "metric", "value", "interval", "n", right=1)
+        table = _table("retrieval", "value", "interval", "n", right=1)
         for name, metric in result["retrieval"].items():
             span = f"{number(metric['low'])} to {number(metric['high'])}"
             table.add_row(name, number(metric["value"]), span, str(metric["n"]))
@@ -157,9 +163,7 @@ def show_releases(result: Json, console: Console | None = None) -> None:
     """The release log, newest first."""
     console = console or terminal()
     primary = result["releases"][0]["primary"] if result["releases"] else ""
-    table = _table(
-        f"{result['corpus']}: releases", "generation", "released (UTC)", "revision", "arm", "index", "adapter", primary
-    )
+    table = _table("generation", "released (UTC)", "revision", "arm", "index", "adapter", primary)
     for row in result["releases"]:
         style = "bold green" if row["champion"] else ""
         note = f" = {row['restores']}" if row.get("restores") else ""
@@ -171,7 +175,7 @@ def show_releases(result: Json, console: Console | None = None) -> None:
             (row["adapter"] or "–")[:12],
         ]
         table.add_row(Text(f"{row['generation']}{note}", style=style), *cells, _metric(row["metric"]))
-    console.print(table)
+    _print(console, f"{result['corpus']}: releases", table)
 
 
 def show_manifest(manifest: Json, console: Console | None = None) -> None:
@@ -199,7 +203,7 @@ def show_answer(question: str, answer: Json, console: Console | None = None) -> 
 def show_status(result: Json, console: Console | None = None) -> None:
     """A row per corpus."""
     console = console or terminal()
-    table = _table(f"Assay at {result['home']}", "corpus", "revision", "documents", "candidate", "verdict", "release")
+    table = _table("corpus", "revision", "documents", "candidate", "verdict", "release")
     for row in result["corpora"]:
         verdict = Text("–", style="dim")
         if row["verdict"] is not None:
@@ -210,7 +214,7 @@ def show_status(result: Json, console: Console | None = None) -> None:
         table.add_row(
             row["corpus"], row["revision"] or "–", documents, (row["candidate"] or "–")[:12], verdict, release
         )
-    console.print(table)
+    _print(console, f"Assay at {result['home']}", table)
     for row in result["corpora"]:
         if row.get("problem"):
             console.print(Text(f"  {row['corpus']}: {row['problem']}", style="yellow"))

@@ -151,3 +151,15 @@ def run_stage(ports: Ports, name: str) -> Any:
     report = importlib.import_module(f"pipelines.stages.{name}").run(ports.params, ports.workspace, ports=ports)
     ports.workspace.write_receipt(name, report.facts, report.measured, report.summary)
     return report
+
+
+def main(home: str, shape: str, *stages: str) -> None:
+    """`python -m tests.index_kit HOME PARAMS STAGE...`: stages in a process that a test may kill."""
+    os.environ["ASSAY_HOME"] = home
+    ports = ports_of(Path(home), params_of(**json.loads(shape)))
+    for stage in stages:
+        run_stage(ports, stage)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

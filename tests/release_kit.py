@@ -24,6 +24,7 @@ from pipelines.corpus_files import CorpusFiles, content_digest, document_row, wr
 from pipelines.settings import Settings, checkout
 from pipelines.stages.judge import served_prompt
 from pipelines.wiring import Wiring
+from pipelines.workspace import Workspace
 
 CORPUS = "tiny"
 TEXTS = {
@@ -91,7 +92,9 @@ def build(wiring: Wiring, texts: Mapping[str, str]) -> dict[str, Any]:
     pq.write_table(table, sink, write_page_checksum=True)
     corpus_digest = content_digest({row["id"]: row["digest"] for row in rows})
     collection = f"b_{CORPUS}_{digest_json([corpus_digest, wiring.embedder.digest])[:16]}"
-    marks = (digest_row(c.id.encode(), c.text_digest.encode(), v.tobytes()) for c, v in zip(chunks, vectors, strict=True))
+    marks = (
+        digest_row(c.id.encode(), c.text_digest.encode(), v.tobytes()) for c, v in zip(chunks, vectors, strict=True)
+    )
     facts = {
         "collection": collection, "key": f"builds/{collection}", "parts": ["part-00000.parquet"], "rows": len(chunks),
         "tokens": 20 * len(chunks), "digest": digest_set(marks), "embedder": wiring.embedder.name,
@@ -136,10 +139,10 @@ def scored(
         retrieval = [{**row, "champion": dict.fromkeys(names, 0.8)} for row in retrieval]
         answers += [{"id": q, "arm": "champion", "metrics": {"token_f1": 0.3}} for q in QUESTIONS]
     for kind, rows in (("retrieval", retrieval), ("answers", answers)):
-        workspace.scores(kind).parent.mkdir(exist_ok=True)
+        workspace.scores(kind).parent.mkdir(parents=True, exist_ok=True)
         workspace.scores(kind).write_text("".join(json.dumps(row) + "\n" for row in rows))
     receipts = {
-        "chunk": {"rows": facts["rows"], "documents": facts["documents"], "window": wiring.embedder.window},
+        "chunk": {"rows": facts["rows"], "documents": facts["documents"], "window": 256},
         "embed": facts,
         "index": facts,
         "mix": {"digest": "t" * 64},
@@ -154,6 +157,10 @@ def scored(
     }  # fmt: skip
     for stage, receipt in receipts.items():
         workspace.write_receipt(stage, receipt, {}, f"{stage} by hand")
+
+
+def write_champion(workspace: Workspace, manifest: Mapping[str, Any]) -> None:
+    workspace.champion_file.write_text(json.dumps(manifest))
 
 
 def judged(wiring: Wiring) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Ask a release questions: retrieve, prompt, generate, cite, exactly as its manifest says.
 
 A release is resolved through the log, its signature verified; params.yaml of today does not matter. The embedder that
-is loaded must be the one that the index was built with. Nothing is written.
+is loaded must be the one that the index was built with. Nothing is written,
+except that a collection which Milvus lost is loaded again.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from typing import Any
 
 from pipelines import adapters
 from pipelines import params as params_module
+from pipelines.builds import load_build
 from pipelines.core.prompts import RETRIEVING, TUNED, Passage, Reply, chat, parse_reply
-from pipelines.errors import BadInput, IntegrityError
+from pipelines.errors import BadInput, IntegrityError, NotFound
 from pipelines.params import CorpusParams
 from pipelines.ports import Embedder, Generator, Hit, Ports
 from pipelines.settings import Settings
@@ -68,10 +70,17 @@ class Service:
     def _search(self, questions: Sequence[str]) -> list[list[Hit]]:
         """The passages of each question, best first."""
         embedder = checked_embedder(self.ports, self.manifest)
-        retrieve = self.ports.params.retrieve
+        ports, index, retrieve = self.ports, self.manifest["index"], self.ports.params.retrieve
         vectors = embedder.embed_batch(questions)
-        collection = self.manifest["index"]["collection"]
-        return self.ports.store.search(collection, questions, vectors, k=retrieve.k, mode=retrieve.mode)
+
+        def found() -> list[list[Hit]]:
+            return ports.store.search(index["collection"], questions, vectors, k=retrieve.k, mode=retrieve.mode)
+
+        try:
+            return found()
+        except NotFound:  # Milvus is a projection: what it lost is loaded again from the build's Parquet
+            load_build(ports.store, ports.objects, index)
+            return found()
 
     def answer(self, questions: Sequence[str]) -> list[dict[str, Any]]:
         """One reply per question, in the form of `assay ask --json`. BadInput on an empty question."""

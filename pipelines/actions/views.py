@@ -76,6 +76,12 @@ def _differences(workspace: Workspace, primary: str) -> Json:
     return out
 
 
+def _ordered(metrics: Json) -> Json:
+    """Receipts are sorted by name; people read nDCG, recall by depth, MRR."""
+    order = ("ndcg@10", "recall@1", "recall@5", "recall@10", "mrr")
+    return {name: metrics[name] for name in (*order, *metrics) if name in metrics}
+
+
 def candidate_report(settings: Settings, corpus: str) -> Json:
     """The last judged candidate: `candidate`, `retrieval` and `answers` metrics, `verdict`, and the page's path.
 
@@ -102,7 +108,7 @@ def candidate_report(settings: Settings, corpus: str) -> Json:
             "prompt_digest": judged["prompt_digest"],
             "judged_against": judged["against"],
         },
-        "retrieval": retrieval.get("metrics", {}),
+        "retrieval": _ordered(retrieval.get("metrics", {})),
         "answers": answers.get("arms", {}).get(judged["arm"], {}),
         "skipped": {
             name: facts["skipped"]

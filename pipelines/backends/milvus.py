@@ -107,7 +107,7 @@ class MilvusStore:
 
     def _exists(self, collection: str) -> bool:
         """True for a physical collection of that name; BadInput for an alias, which reads and drops its target."""
-        if not self._client.has_collection(_collection(collection)):
+        if not self._client.has_collection(collection):
             return False
         if self._client.describe_collection(collection)["collection_name"] != collection:
             raise BadInput(f"{collection} is an alias; name the collection itself")
@@ -115,7 +115,7 @@ class MilvusStore:
 
     def _ready(self, collection: str) -> None:
         """Collections reopen as not loaded. NotFound when there is none."""
-        if collection not in self._loaded:
+        if _collection(collection) not in self._loaded:
             with self._said_plainly(f"loading {collection}"):
                 if not self._exists(collection):
                     raise NotFound(f"Milvus at {self._uri} has no collection {collection}")
@@ -147,6 +147,7 @@ class MilvusStore:
 
         IntegrityError on a vector that is not finite or not of `dim` numbers.
         """
+        _collection(collection)
         with self._said_plainly(f"loading {collection}"):
             if not self._exists(collection):
                 self._create(collection, dim)
@@ -226,6 +227,7 @@ class MilvusStore:
 
         if not valid_corpus_name(alias) or _COLLECTION.fullmatch(alias):
             raise BadInput(f"{alias!r} cannot be an alias; an alias is a corpus name")
+        _collection(collection)
         with self._said_plainly(f"pointing {alias} at {collection}"):
             if not self._exists(collection):
                 raise NotFound(f"Milvus at {self._uri} has no collection {collection}")
@@ -236,6 +238,7 @@ class MilvusStore:
 
     def drop(self, collection: str) -> None:
         """Remove a collection with its aliases; nothing happens when there is none. BadInput for an alias."""
+        _collection(collection)
         with self._said_plainly(f"dropping {collection}"):
             self._loaded.discard(collection)
             if self._exists(collection):

@@ -14,7 +14,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +40,14 @@ def check_java() -> int:
     return int(found[1])
 
 
-@lru_cache(maxsize=1)
+_JVM: list[Any] = []
+"""The one JVM of this process, once it runs: PySpark cannot have a second."""
+
+
 def _gateway(master: str, scratch: Path) -> Any:
-    """The JVM of this process: one, reused by later sessions."""
+    """The JVM of this process, reused by later sessions; its log stays where the first session wanted it."""
+    if _JVM:
+        return _JVM[0]
     from pyspark import SparkConf
     from pyspark.java_gateway import launch_gateway
 
@@ -54,9 +58,10 @@ def _gateway(master: str, scratch: Path) -> Any:
     conf = SparkConf(loadDefaults=False).setMaster(master).set("spark.driver.memory", "1g")
     with (scratch / "spark.log").open("ab") as log:
         try:
-            return launch_gateway(conf, popen_kwargs={"stdout": log, "stderr": log})
+            _JVM.append(launch_gateway(conf, popen_kwargs={"stdout": log, "stderr": log}))
         except Exception as exc:  # py4j and PySpark raise bare exceptions here
             raise BackendError(f"Spark's JVM did not start; see {scratch / 'spark.log'}") from exc
+    return _JVM[0]
 
 
 @contextmanager

@@ -104,8 +104,11 @@ def read_definition(file: Path) -> Definition:
         raise BadConfig(f"models/generators/{file.name} is not readable YAML: {exc}") from exc
     sources = {"package", "path", "hub"}
     allowed = sources | {"file", "install", "precision", "licence"}
-    if not isinstance(raw, dict) or set(raw) - allowed or len(sources & set(raw)) != 1 or (
-        ("package" in raw) != ("file" in raw)
+    if (
+        not isinstance(raw, dict)
+        or set(raw) - allowed
+        or len(sources & set(raw)) != 1
+        or (("package" in raw) != ("file" in raw))
     ):
         raise BadConfig(f"models/generators/{file.name}: its keys are {DEFINITION_FORM}")
     precision = raw.get("precision", "auto")
@@ -162,7 +165,7 @@ def _converted(definition: Definition, cache: Path) -> Path:
     """The definition's model as a sealed folder below the cache; made on first use, by one process."""
     if definition.folder is not None:
         return definition.folder
-    assert definition.model is not None  # noqa: S101  # one of the two is set: read_definition
+    assert definition.model is not None  # one of the two is set: read_definition
     key = digest_json([sha256_file(definition.model), _CONVERSION])[:32]
     folder = cache / "generators" / key
     if (folder / _SEAL).is_file():

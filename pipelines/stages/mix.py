@@ -63,9 +63,7 @@ def compose(
     how: dict[str, Any] = params.split.model_dump()
     structured = params.generate.reply_schema is not None
     mix, generate = params.mix, params.generate
-    style = mixing.Style(
-        generate.system, generate.refusal, structured, mix.context_share, mix.distractors, mix.seed
-    )
+    style = mixing.Style(generate.system, generate.refusal, structured, mix.context_share, mix.distractors, mix.seed)
     dropped = dict.fromkeys(("repeated", "test_question", "format", "too_long"), 0)
     tested = [q["question"] for q in questions if splits.split_of(q, **how) == splits.TEST]
     learned = [e for e in examples if splits.split_of(e, **how) != splits.TEST]

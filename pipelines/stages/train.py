@@ -146,7 +146,9 @@ def _description(facts: Record, train: Record) -> str:
     )
 
 
-def _track(params: CorpusParams, workspace: Workspace, ports: Ports, log: RunLog, *, facts: Record, record: Record) -> int:
+def _track(
+    params: CorpusParams, workspace: Workspace, ports: Ports, log: RunLog, *, facts: Record, record: Record
+) -> int:
     """Data set, params, plots and the adapter's folder into the run; the registered model's version."""
     numbers = params.train.model_dump()
     log.params({"train": numbers, "base": facts["base"], "base_digest": facts["base_digest"]})

@@ -52,7 +52,12 @@ def place(tmp_path_factory):
 
 def run(module: str, *arguments: str, env) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-m", module, *arguments], env=env, cwd=checkout(), capture_output=True, text=True, timeout=1500
+        [sys.executable, "-m", module, *arguments],
+        env=env,
+        cwd=checkout(),
+        capture_output=True,
+        text=True,
+        timeout=1500,
     )
 
 

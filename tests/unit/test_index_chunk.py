@@ -25,12 +25,9 @@ from pipelines.workspace import Workspace
 from tests.index_kit import TEXTS, documents_of, params_of, write_corpus
 
 ROOM = 254
-SOURCES = (
-    st.text(max_size=200)
-    | st.lists(st.sampled_from(["# A\n\n", "word ", "Long-ish. ", "| a | b |\n", "\n\n", "é", "🙂", "\t", "x" * 90]))
-    .map("".join)
-    .map(lambda text: text * 3)
-)
+SOURCES = st.text(max_size=200) | st.lists(
+    st.sampled_from(["# A\n\n", "word ", "Long-ish. ", "| a | b |\n", "\n\n", "é", "🙂", "\t", "x" * 90])
+).map("".join).map(lambda text: text * 3)
 
 
 def tokenizer_json() -> str:

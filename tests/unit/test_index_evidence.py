@@ -40,8 +40,7 @@ def test_relevance_by_half_of_the_quote_or_of_the_chunk() -> None:
 
 
 def test_a_quote_in_pieces_smaller_than_half_keeps_its_best() -> None:
-    # 30 characters quoted over four chunks of 40 that hold 8, 7, 7 and 8 of it cannot be: spans are contiguous.
-    # Three chunks sharing 10, 10 and 10 of 30: below 15 and below their halves; the earliest is kept.
+    # The quote's 30 characters lie in three chunks, 10 in each: below half of the quote, 15, in all of them.
     text = "".join(chr(0x4E00 + n) for n in range(90))
     spans = pieces_of(text, (0, 40), (40, 50), (50, 90))
     assert relevant(spans, text[30:60]) == {"40-50", "0-40"}  # 40-50 by half of itself, 0-40 as the best of equals

@@ -55,7 +55,9 @@ def test_of_many_creators_one_wins(objects: ObstoreObjects) -> None:
     assert objects.get("releases/1.json") == str(won[0]).encode()
 
 
-@pytest.mark.parametrize("key", ["", "/etc/passwd", "a/../../b", "..", ".", "a//b", "a/", "a\\b", "a\nb", "a#1", "a\x00"])
+@pytest.mark.parametrize(
+    "key", ["", "/etc/passwd", "a/../../b", "..", ".", "a//b", "a/", "a\\b", "a\nb", "a#1", "a\x00"]
+)
 def test_keys_that_could_leave_the_store_are_refused(objects: ObstoreObjects, key: str) -> None:
     with pytest.raises(BadInput, match="a key is POSIX path segments"):
         objects.put(key, b"x")

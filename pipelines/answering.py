@@ -1,0 +1,51 @@
+"""Asking a generator with retrieved passages, and keeping its replies by content. No metrics, no release log.
+
+Decoding is greedy, so a reply is a function of (generator digest, chat, length): it is kept in the object store under
+their digests and never generated twice. A new corpus revision costs only the prompts whose passages changed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+
+from pipelines.core.digests import digest_json
+from pipelines.core.prompts import Passage
+from pipelines.ports import Completion, Generator, Hit, Messages, ObjectStore
+
+Say = Callable[[int, int], None]
+"""Called with (replies ready, replies wanted)."""
+
+
+def passages_of(hits: Sequence[Hit], generator: Generator, *, tokens: int) -> list[Passage]:
+    """Hits as a prompt shows them, each cut to at most `tokens` of the generator's own tokens."""
+    return [Passage(hit.document, generator.trim(hit.text, tokens=tokens)) for hit in hits]
+
+
+def replies(
+    objects: ObjectStore,
+    generator: Generator,
+    chats: Sequence[Messages],
+    *,
+    max_new_tokens: int,
+    batch: int,
+    say: Say = lambda ready, wanted: None,
+) -> tuple[list[Completion], int]:
+    """(one completion per chat in order, how many were generated now). Each batch is kept as soon as it is made, so
+    a killed run loses one batch at most. `seconds` of a kept reply are those of its first generation."""
+    keys = [f"answers/{generator.digest}/{digest_json([list(chat), max_new_tokens])}.json" for chat in chats]
+    known = set(objects.list(f"answers/{generator.digest}/"))
+    missing = [i for i, key in enumerate(keys) if key not in known]
+    # Long prompts first, like lengths together: the generator pads a batch to its longest.
+    missing.sort(key=lambda i: (-sum(len(message["content"]) for message in chats[i]), i))
+    out = {i: Completion(**json.loads(objects.get(key))) for i, key in enumerate(keys) if key in known}
+    say(len(out), len(chats))
+    for start in range(0, len(missing), batch):
+        members = missing[start : start + batch]
+        made = generator.reply([chats[i] for i in members], max_new_tokens=max_new_tokens)
+        for i, completion in zip(members, made, strict=True):
+            objects.put(keys[i], json.dumps(asdict(completion)).encode())
+            out[i] = completion
+        say(len(out), len(chats))
+    return [out[i] for i in range(len(chats))], len(missing)

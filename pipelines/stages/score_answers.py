@@ -1,0 +1,286 @@
+"""Ask the arms base, rag, tuned and both the same test questions, and score every reply; the champion's arm as well.
+
+Test questions are those of documents that training never saw (`core.splits`), and unanswerable ones by their own id.
+It judges nothing: the gate reads the rows that are left here, one per question and arm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipelines import adapters
+from pipelines.answering import passages_of, replies
+from pipelines.core import answers as scoring
+from pipelines.core import splits
+from pipelines.core.bootstrap import mean_interval
+from pipelines.core.digests import digest_json, digest_text
+from pipelines.core.nouns import Report
+from pipelines.core.prompts import ARMS, RETRIEVING, TUNED, chat, first_object, parse_reply, prompt_digest
+from pipelines.errors import BadInput, IntegrityError, NotFound
+from pipelines.params import CorpusParams, Generate, Retrieve
+from pipelines.ports import Completion, Generator, Hit, Ports
+from pipelines.reply_schema import load_validator
+from pipelines.schemas import read_jsonl, write_jsonl
+from pipelines.workspace import Workspace
+
+Json = Mapping[str, Any]
+BOOTSTRAP: dict[str, Any] = {"confidence": 0.95, "resamples": 2000, "seed": 7}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One arm as it is asked: which generator, which passages, which prompt."""
+
+    name: str
+    arm: str
+    generator: Generator
+    hits: Sequence[Sequence[Hit]]
+    generate: Generate
+    valid: Callable[[Any], bool] | None
+
+
+def chosen(questions: Sequence[Json], params: CorpusParams) -> list[Json]:
+    """The test questions to ask, by id: those with an answer and the unanswerable, at most `answer.max_questions`,
+    taken in the order of a digest of their ids so that a larger cap only adds."""
+    how = params.split.model_dump()
+    asked = [q for q in questions if q["answers"] or not q["evidence"]]
+    tested = [q for q in asked if splits.split_of(q, **how) == splits.TEST]
+    tested.sort(key=lambda q: digest_text(f"{params.split.seed}:{q['id']}"))
+    return sorted(tested[: params.answer.max_questions], key=lambda q: str(q["id"]))
+
+
+def _search(ports: Ports, build: Json, questions: Sequence[Json], retrieve: Retrieve) -> list[list[Hit]]:
+    """Passages of every question; IntegrityError when the embedder is not the one that made the build's vectors."""
+    if ports.embedder.digest != build["embedder_digest"]:
+        raise IntegrityError(
+            f"{build['collection']} was embedded by {build['embedder_digest'][:12]}, "
+            f"but embed.model is {ports.embedder.digest[:12]} now; run stage embed again"
+        )
+    texts = [q["question"] for q in questions]
+    return ports.store.search(
+        build["collection"], texts, ports.embedder.embed_batch(texts), k=retrieve.k, mode=retrieve.mode
+    )
+
+
+def _ask(asked: Asked, questions: Sequence[Json], ports: Ports, *, batch: int) -> tuple[list[dict[str, Any]], int]:
+    """(a row per question, replies generated now)."""
+    generate = asked.generate
+    retrieving = asked.arm in RETRIEVING
+    shown = [
+        passages_of(hits, asked.generator, tokens=generate.passage_tokens) if retrieving else [] for hits in asked.hits
+    ]
+    chats = [chat(q["question"], p, system=generate.system) for q, p in zip(questions, shown, strict=True)]
+    completions, made = replies(
+        ports.objects,
+        asked.generator,
+        chats,
+        max_new_tokens=generate.max_new_tokens,
+        batch=batch,
+        say=lambda ready, wanted: print(f"score_answers: {asked.name} {ready} of {wanted}", flush=True),
+    )
+    rows = []
+    for question, hits, passages, completion in zip(questions, asked.hits, shown, completions, strict=True):
+        structured = generate.reply_schema is not None
+        reply = parse_reply(completion.text, passages, refusal=generate.refusal, structured=structured)
+        well_formed = scoring.plain_format(completion.text)
+        if asked.valid is not None:
+            well_formed = asked.valid(first_object(completion.text))
+        documents = splits.documents_of(question)
+        rows.append(
+            {
+                "id": question["id"],
+                "question": question["question"],
+                "arm": asked.name,
+                "gold": question["answers"],
+                "documents": documents,
+                "reply": completion.text,
+                "answer": reply.answer,
+                "citations": reply.citations,
+                "passages": [_passage(hit) for hit in hits] if retrieving else [],
+                "metrics": scoring.score(reply, question["answers"], documents, format_valid=well_formed),
+                **_cost(completion),
+            }
+        )
+    return rows, made
+
+
+def _passage(hit: Hit) -> dict[str, Any]:
+    return {
+        "document": hit.document,
+        "chunk": hit.chunk,
+        "start": hit.start,
+        "end": hit.end,
+        "score": round(float(hit.score), 6),
+    }
+
+
+def _cost(completion: Completion) -> dict[str, Any]:
+    return {
+        "tokens_in": completion.tokens_in,
+        "tokens_out": completion.tokens_out,
+        "ms": round(completion.seconds * 1000, 1),
+    }
+
+
+def _arms(params: CorpusParams, workspace: Workspace, ports: Ports, questions: Sequence[Json]) -> Any:
+    """(the arms to ask, arm -> why it is missing)."""
+    train, build = workspace.receipt("train"), workspace.receipt("index")
+    hits = _search(ports, build, questions, params.retrieve)
+    valid = load_validator(params.generate.reply_schema, ports)
+    base, tuned = ports.generator(), None
+    if "skipped" not in train:
+        tuned = ports.generator(adapters.fetch(ports.objects, train["key"], cache=ports.settings.cache))
+    asked, missing = [], {}
+    for arm in ARMS:
+        generator = tuned if arm in TUNED else base
+        if arm not in params.answer.arms:
+            missing[arm] = "not among answer.arms"
+        elif generator is None:
+            missing[arm] = f"no adapter: {train['skipped']}"
+        else:
+            asked.append(Asked(arm, arm, generator, hits, params.generate, valid))
+    return asked, missing
+
+
+def _champion(params: CorpusParams, workspace: Workspace, ports: Ports, questions: Sequence[Json]) -> Any:
+    """(the champion as one more arm, or None; why it cannot be asked, or None)."""
+    champion = workspace.champion()
+    if not champion:
+        return None, None
+    generate = Generate.model_validate(champion["params"]["generate"])
+    retrieve = Retrieve.model_validate(champion["params"]["retrieve"])
+    if generate.model != params.generate.model:
+        return None, f"the champion's generator is {generate.model}, this candidate's {params.generate.model}"
+    build = {
+        "collection": champion["index"]["collection"],
+        "embedder_digest": champion["embedder"]["digest"],
+    }
+    try:
+        folder = None
+        if champion["arm"] in TUNED:
+            folder = adapters.fetch(ports.objects, champion["adapter"]["key"], cache=ports.settings.cache)
+        hits = _search(ports, build, questions, retrieve)
+    except (NotFound, BadInput, IntegrityError) as exc:
+        return None, str(exc)
+    valid = load_validator(generate.reply_schema, ports)
+    return Asked("champion", champion["arm"], ports.generator(folder), hits, generate, valid), None
+
+
+def _figure(arms: Mapping[str, Json]) -> Any:
+    """Bars by arm with their intervals, one group a metric."""
+    import numpy as np
+    from matplotlib.figure import Figure
+
+    names = ("token_f1", "contains_answer", "format_valid", "citation_precision", "correct_refusal")
+    drawn = Figure(figsize=(9, 4), layout="constrained")
+    axes = drawn.subplots()
+    width = 0.8 / len(arms)
+    for number, (arm, metrics) in enumerate(arms.items()):
+        values = np.array([[metrics[n][end] for end in ("value", "low", "high")] for n in names])
+        errors = [values[:, 0] - values[:, 1], values[:, 2] - values[:, 0]]
+        axes.bar(np.arange(len(names)) + number * width, values[:, 0], width, yerr=errors, capsize=2, label=arm)
+    axes.set_xticks(np.arange(len(names)) + width * (len(arms) - 1) / 2, names)
+    axes.set(ylim=(0, 1), ylabel="mean, 95 % interval", title="The arms on the same questions")
+    axes.legend(ncols=len(arms))
+    return drawn
+
+
+def _record(ports: Ports, corpus: str, facts: Json, rows: Sequence[Json]) -> str:
+    """The MLflow run of this comparison; returns its id."""
+    tags = {
+        "assay.key": f"score_answers:{digest_json([facts, [[r['id'], r['arm'], r['reply']] for r in rows]])}",
+        "assay.stage": "score_answers",
+        "assay.collection": facts["collection"],
+        "assay.adapter": str(facts["adapter"]),
+    }
+    with ports.registry.run(corpus, f"answers {facts['collection']}", tags=tags) as log:
+        log.params({name: facts[name] for name in ("questions", "base", "adapter", "collection", "prompt_digest")})
+        flat = {f"{arm}.{name}": m for arm, metrics in facts["arms"].items() for name, m in metrics.items()}
+        log.metrics({name: metric["value"] for name, metric in flat.items()})
+        log.metrics({f"{name}.{end}": metric[end] for name, metric in flat.items() for end in ("low", "high")})
+        log.dataset(
+            f"{corpus} test questions",
+            digest=facts["questions_digest"],
+            source="corpus/questions.jsonl",
+            context="evaluation",
+            profile={"questions": facts["questions"]},
+        )
+        shown = ("id", "arm", "question", "gold", "answer", "citations", "tokens_in", "tokens_out", "ms")
+        log.table("answers", [{**{k: _flat(row[k]) for k in shown}, **row["metrics"]} for row in rows])
+        log.figure("arms", _figure(facts["arms"]))
+    return str(log.run_id)
+
+
+def _flat(value: Any) -> Any:
+    return " | ".join(map(str, value)) if isinstance(value, list | tuple) else value
+
+
+def _skipped(workspace: Workspace, reason: str) -> Report:
+    write_jsonl(workspace.scores("answers"), [])
+    return Report("score_answers", {"skipped": reason, "arms": {}, "questions": 0}, f"skipped: {reason}")
+
+
+def _costs(rows: Sequence[Json]) -> dict[str, Any]:
+    """Latency and tokens of one arm's replies."""
+    spent = {
+        name: mean_interval([r[name] for r in rows], **BOOTSTRAP).to_json() for name in ("tokens_in", "tokens_out")
+    }
+    return {**scoring.latency([r["ms"] / 1000 for r in rows]), **spent}
+
+
+def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> Report:
+    """corpus/questions.jsonl -> scores/answers.jsonl and the arms' means with intervals. Without test questions that
+    have an answer nothing is asked, and the receipt says so."""
+    file = workspace.versioned / "questions.jsonl"
+    questions = chosen(list(read_jsonl(file)) if file.is_file() else [], params)
+    if not any(q["answers"] for q in questions):
+        return _skipped(workspace, f"{workspace.corpus} has no test question with an answer")
+    asked, missing = _arms(params, workspace, ports, questions)
+    if not asked:
+        return _skipped(workspace, f"no arm can be asked: {'; '.join(missing.values())}")
+    champion, unscored = _champion(params, workspace, ports, questions)
+    by_arm: dict[str, list[dict[str, Any]]] = {}
+    made = 0
+    for one in [*asked, *([champion] if champion else [])]:
+        by_arm[one.name], fresh = _ask(one, questions, ports, batch=params.answer.batch)
+        made += fresh
+    rows = [row for found in by_arm.values() for row in found]
+    write_jsonl(workspace.scores("answers"), rows)
+    metrics = {arm: [row["metrics"] for row in found] for arm, found in by_arm.items()}
+    base = ports.generator()
+    generate = params.generate
+    facts: dict[str, Any] = {
+        "questions": len(questions),
+        "questions_digest": digest_json(questions),
+        "collection": workspace.receipt("index")["collection"],
+        "adapter": workspace.receipt("train").get("digest"),
+        "base": base.name,
+        "base_digest": base.base_digest,
+        "prompt_digest": prompt_digest(
+            model=generate.model,
+            system=generate.system,
+            refusal=generate.refusal,
+            structured=generate.reply_schema is not None,
+            max_new_tokens=generate.max_new_tokens,
+            passage_tokens=generate.passage_tokens,
+        ),
+        "arms": {arm: _json(scoring.summarise(found, **BOOTSTRAP)) for arm, found in metrics.items()},
+        "differences": {
+            arm: _json(scoring.differences(found, metrics["base"], **BOOTSTRAP))
+            for arm, found in metrics.items()
+            if arm != "base" and "base" in metrics
+        },
+        "missing": missing,
+        "champion_unscored": unscored,
+    }
+    measured: dict[str, Any] = {"generated": made, "arms": {arm: _costs(found) for arm, found in by_arm.items()}}
+    measured["run_id"] = _record(ports, workspace.corpus, facts, rows)
+    shown = ", ".join(f"{arm} {facts['arms'][arm]['token_f1']['value']:.3f}" for arm in facts["arms"])
+    said = f"token F1 on {len(questions)} questions: {shown} ({made} replies generated)"
+    return Report("score_answers", facts, said, measured)
+
+
+def _json(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: metric.to_json() for name, metric in metrics.items()}

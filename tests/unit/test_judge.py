@@ -1,0 +1,169 @@
+"""The judge on receipts written by hand: what passes, what is rejected and why, and what a candidate is."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from pipelines import params as params_module
+from pipelines.core.manifest import build, released_already, restored
+from pipelines.params import CorpusParams
+from pipelines.settings import checkout
+from pipelines.stages.judge import decide
+from pipelines.workspace import Workspace
+from tests import release_kit as kit
+
+INDEX = {
+    "collection": "b_tiny_0123456789abcdef", "key": "builds/b_tiny_0123456789abcdef", "parts": ["part-00000.parquet"],
+    "rows": 3, "tokens": 60, "digest": "d" * 64, "embedder": "minilm", "embedder_digest": "e" * 64, "dim": 384,
+    "documents": 3, "corpus_digest": "c" * 64,
+}  # fmt: skip
+ADAPTER = {
+    "digest": "a" * 64, "key": "adapters/" + "a" * 64, "base": "smollm2", "base_digest": "b" * 64,
+    "training_digest": "t" * 64,
+}  # fmt: skip
+
+
+def params_of(**sections):
+    raw = params_module.read_raw(checkout() / "params.yaml")
+    raw["corpora"] = {"tiny": {"source": {"documents": "nowhere"}, **sections}}
+    return CorpusParams.model_validate(params_module.corpus_block(raw, "tiny"))
+
+
+@pytest.fixture
+def wiring(tmp_path):
+    return SimpleNamespace(workspace=Workspace(tmp_path, "tiny"), params=params_of())
+
+
+def decided(wiring, *, champion=None, index=INDEX, **scores):
+    if champion:
+        kit.write_champion(wiring.workspace, champion)
+    kit.scored(wiring, index, **scores)
+    return decide(wiring.params, wiring.workspace)
+
+
+def failed(facts):
+    return {check["name"]: check["reason"] for check in facts["checks"] if not check["passed"]}
+
+
+def manifest_of(wiring, facts, generation=1):
+    return build(
+        corpus="tiny", created="2026-01-02T03:04:05+00:00", generation=generation, judged=facts,
+        revision={"tag": "r1", "commit": "0" * 40, "digest": "c" * 64}, params=wiring.params.model_dump(mode="json"),
+        base={"name": "smollm2", "digest": "b" * 64}, code={"version": "0"}, window=256,
+        evaluation={"runs": {}, "retrieval": {}, "answers": {}, "arms": {}, "questions": 30},
+    )  # fmt: skip
+
+
+def test_a_good_first_candidate_passes_with_the_best_arm(wiring):
+    facts = decided(wiring)
+    assert (facts["passed"], facts["arm"], facts["against"]) == (True, "rag", 0)
+    assert facts["adapter"] is None
+    assert failed(facts) == {}
+
+
+def test_an_adapter_is_part_of_the_candidate_whatever_arm_serves(wiring):
+    plain = decided(wiring)
+    tuned = decided(wiring, adapter=ADAPTER)
+    assert tuned["passed"]
+    assert tuned["adapter"]["digest"] == "a" * 64
+    assert tuned["candidate"] != plain["candidate"]
+
+
+@pytest.mark.parametrize(
+    ("scores", "name", "reason"),
+    [
+        ({"ndcg": 0.2}, "floor retrieval.ndcg@10", "retrieval.ndcg@10 is 0.200, at least 0.3 is asked"),
+        ({"stale": ["q01"]}, "data labels", "1 gold quotes that the corpus no longer holds: q01"),
+        ({"arms": {"base": 0.5, "rag": 0.5}}, "gain of answers.token_f1 over base", "the best arm is the base model"),
+        ({"arms": {}}, "arm", "no arm was scored"),
+        ({"adapter": {**ADAPTER, "training_digest": "x" * 64}}, "data training", "adapter and training set do not"),
+    ],
+)
+def test_rejected_with_the_reason(wiring, scores, name, reason):
+    facts = decided(wiring, **scores)
+    assert not facts["passed"]
+    assert failed(facts)[name].startswith(reason)
+
+
+@pytest.mark.parametrize(
+    ("stage", "change", "name"),
+    [
+        ("chunk", {"rows": 4}, "data rows"),
+        ("score_answers", {"prompt_digest": "other"}, "data prompt"),
+        ("score_answers", {"questions": 19}, "data answer questions"),
+        ("score_retrieval", {"questions": 0}, "data retrieval questions"),
+    ],
+)
+def test_data_that_does_not_fit_together_is_rejected(wiring, stage, change, name):
+    kit.scored(wiring, INDEX)
+    wiring.workspace.write_receipt(stage, {**wiring.workspace.receipt(stage), **change}, {}, "")
+    assert name in failed(decide(wiring.params, wiring.workspace))
+
+
+def test_without_questions_nothing_is_passed_unjudged(wiring):
+    kit.scored(wiring, INDEX)
+    for stage in ("score_retrieval", "score_answers"):
+        wiring.workspace.write_receipt(stage, {"skipped": "tiny has no questions"}, {}, "")
+    facts = decide(wiring.params, wiring.workspace)
+    assert not facts["passed"]
+    assert facts["checks"][0]["reason"] == "no questions: tiny has no questions"
+
+
+def test_a_champion_must_not_be_lost_against(wiring):
+    champion = manifest_of(wiring, decided(wiring))
+    other = {**INDEX, "collection": "b_tiny_fedcba9876543210"}
+    # The champion's replies score 0.3 and its retrieval 0.8 on every question; 0.05 and 0.02 may be lost.
+    good = decided(wiring, champion=champion, index=other, arms={"base": 0.1, "rag": 0.26}, ndcg=0.79)
+    assert (good["passed"], good["against"]) == (True, 1)
+    worse = decided(wiring, champion=champion, index=other, arms={"base": 0.1, "rag": 0.24}, ndcg=0.7)
+    assert set(failed(worse)) == {"no loss of answers.token_f1", "no loss of retrieval.ndcg@10"}
+
+
+def test_the_same_index_searched_the_same_way_is_not_compared_with_itself(wiring):
+    champion = manifest_of(wiring, decided(wiring))
+    facts = decided(wiring, champion=champion, ndcg=0.5)
+    assert "no loss of retrieval.ndcg@10" not in failed(facts)
+
+
+def test_how_passages_are_searched_and_asked_is_part_of_the_candidate(wiring):
+    seen = {decided(wiring)["candidate"]}
+    for sections in ({"retrieve": {"k": 5}}, {"generate": {"system": "Be brief."}}, {"promote": {"arm": "base"}}):
+        wiring.params = params_of(**sections)
+        seen.add(decided(wiring)["candidate"])
+    assert len(seen) == 4
+
+
+def test_base_may_be_asked_for(wiring):
+    wiring.params = params_of(promote={"arm": "base"})
+    assert decided(wiring)["passed"]
+
+
+def test_the_same_receipts_give_the_same_verdict(wiring):
+    assert decided(wiring) == decided(wiring)
+
+
+def test_a_release_is_recognised_until_anything_that_makes_it_changes(wiring):
+    manifest = manifest_of(wiring, decided(wiring, adapter=ADAPTER))
+    params = wiring.params.model_dump(mode="json")
+    given = {"index": INDEX, "train": ADAPTER, "params": params}
+    assert released_already(manifest, **given)
+    for change in (
+        {"index": {**INDEX, "collection": "b_tiny_fedcba9876543210"}},
+        {"train": {**ADAPTER, "digest": "x"}},
+        {"train": {"skipped": "no examples"}},
+        {"params": {**params, "retrieve": {"mode": "dense", "k": 3}}},
+        {"params": {**params, "promote": {"arm": "both", "retention": 5}}},
+        {"params": {**params, "judge": {**params["judge"], "primary": "answers.exact_match"}}},
+    ):
+        assert not released_already(manifest, **{**given, **change})
+
+
+def test_a_rollback_names_the_build_and_what_it_withdraws(wiring):
+    first = {**manifest_of(wiring, decided(wiring)), "candidate": "a"}
+    second, third = {**first, "generation": 2, "candidate": "b"}, {**first, "generation": 3, "candidate": "c"}
+    back = restored(first, [second, third], generation=4, created="later")
+    assert (back["generation"], back["previous"], back["restores"], back["withdrawn"]) == (4, 3, 1, ["b", "c"])
+    assert (back["index"], back["created"]) == (first["index"], "later")
+    # Returning to a rollback returns to the build's own generation.
+    again = restored(back, [{**second, "generation": 5}], generation=6, created="later")
+    assert (again["restores"], again["withdrawn"]) == (1, ["b"])
