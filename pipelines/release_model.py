@@ -1,8 +1,8 @@
 """A release as an MLflow pyfunc model, kept as code beside its signed manifest; nothing is pickled.
 
 MLflow copies this file into every model version and runs it at load (`mlflow.pyfunc.load_model` of
-`models:/NAME@champion`, `mlflow models serve`). It answers through the same function as `assay ask`, and decides nothing itself. It needs the
-`assay` package and an ASSAY_HOME that holds the release's objects and the public key.
+`models:/NAME@champion`, `mlflow models serve`). It answers through the same function as `assay ask`, and decides
+nothing itself. It needs the `assay` package and an ASSAY_HOME that holds the release's objects and the public key.
 """
 
 from __future__ import annotations

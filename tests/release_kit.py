@@ -1,5 +1,5 @@
-"""What the release tests share: a corpus in an ASSAY_HOME of its own, with a real build (embedder, Parquet, milvus-lite)
-and scores written by hand, so that what the gate and the log do with them can be read off.
+"""What the release tests share: a corpus in an ASSAY_HOME of its own, with a real build (embedder, Parquet,
+milvus-lite) and scores written by hand, so that what the gate and the log do with them can be read off.
 
 Chunking, Spark, training and scoring are left out: a document is one chunk, the adapter is skipped or made up.
 """

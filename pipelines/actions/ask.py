@@ -14,8 +14,9 @@ from typing import Any
 
 from pipelines import adapters
 from pipelines import params as params_module
+from pipelines.answering import passages_of
 from pipelines.builds import load_build
-from pipelines.core.prompts import RETRIEVING, TUNED, Passage, Reply, chat, parse_reply
+from pipelines.core.prompts import RETRIEVING, TUNED, Reply, chat, parse_reply
 from pipelines.errors import BadInput, IntegrityError, NotFound
 from pipelines.params import CorpusParams
 from pipelines.ports import Embedder, Generator, Hit, Ports
@@ -89,7 +90,8 @@ class Service:
                 raise BadInput(_EMPTY)
         arm, generate = self.manifest["arm"], self.ports.params.generate
         hits = self._search(questions)
-        shown = [self._passages(found) if arm in RETRIEVING else [] for found in hits]
+        tokens = generate.passage_tokens
+        shown = [passages_of(found, self._generator, tokens=tokens) if arm in RETRIEVING else [] for found in hits]
         chats = [chat(q, passages, system=generate.system) for q, passages in zip(questions, shown, strict=True)]
         completions = self._generator.reply(chats, max_new_tokens=generate.max_new_tokens)
         out = []
@@ -98,11 +100,6 @@ class Service:
             reply = parse_reply(completion.text, passages, refusal=generate.refusal, structured=structured)
             out.append(self._reply(reply, found))
         return out
-
-    def _passages(self, found: Sequence[Hit]) -> list[Passage]:
-        """Hits as the prompt shows them, each cut to the release's passage length."""
-        tokens = self.ports.params.generate.passage_tokens
-        return [Passage(hit.document, self._generator.trim(hit.text, tokens=tokens)) for hit in found]
 
     def _reply(self, reply: Reply, found: Sequence[Hit]) -> dict[str, Any]:
         return {

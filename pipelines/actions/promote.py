@@ -17,7 +17,6 @@ from pipelines.actions.reconcile import project
 from pipelines.actions.views import candidate_report, comparison, release_list
 from pipelines.core import manifest as manifests
 from pipelines.core.digests import digest_bytes
-from pipelines.core.gates import held_back
 from pipelines.errors import IntegrityError, NotFound, NotPromotable, PromotionConflict
 from pipelines.params import CorpusParams
 from pipelines.ports import Ports
@@ -137,7 +136,7 @@ def release(params: CorpusParams, workspace: Workspace, *, ports: Ports, asked: 
         return False, f"unchanged at generation {newest['generation']}"
     if not asked:
         log = (ports.releases.read(corpus, generation) for generation in reversed(known))
-        if (rollback := held_back(judged["candidate"], log)) is not None:
+        if (rollback := manifests.held_back(judged["candidate"], log)) is not None:
             return (
                 False,
                 f"held back: generation {rollback} rolled it back; to release it again: assay promote {corpus}",

@@ -41,7 +41,8 @@ def _log(settings: Settings) -> SignedReleaseLog:
 def comparison(settings: Settings, corpus: str) -> Json:
     """The arms on the same questions, with intervals and n, and each arm's paired difference to `base`.
 
-    NotFound before the arms were scored. Where they were skipped, `skipped` says why and `arms` is empty.
+    What was measured rather than scored (latency, tokens) may have no interval. Where the arms were skipped, `skipped`
+    says why and `arms` is empty. NotFound before they were scored.
     """
     workspace = _workspace(settings, corpus)
     facts = workspace.receipt("score_answers")
@@ -52,7 +53,12 @@ def comparison(settings: Settings, corpus: str) -> Json:
         return out | {"skipped": facts["skipped"]}
     measured = workspace.measured("score_answers").get("arms", {})
     out["arms"] = {
-        arm: {**metrics, **measured.get(arm, {})} for arm, metrics in facts["arms"].items() if arm != "champion"
+        arm: {
+            name: {key: m.get(key) for key in ("value", "low", "high", "n")}
+            for name, m in {**metrics, **measured.get(arm, {})}.items()
+        }
+        for arm, metrics in facts["arms"].items()
+        if arm != "champion"
     }
     out["differences"] = _differences(workspace, out["primary"])
     return out

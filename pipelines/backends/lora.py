@@ -1,4 +1,7 @@
-"""LoRA training with peft and TRL's SFTTrainer: chats in, an adapter folder out. Loss on the completion only.
+"""LoRA training with peft and transformers' Trainer: chats in, an adapter folder out. Loss on the completion only.
+
+The logits are computed for the completions alone: chats are padded on the left, so these are the last columns. (TRL's
+SFTTrainer does likewise in tiles that cost a CPU more than the model itself: docs/decisions.)
 
 Deterministic on one machine: the order of the examples is laid out before the training starts (shuffled epochs, and
 within eight batches by length, so that little is padded), there is no dropout, and the arithmetic is seeded. The
@@ -13,6 +16,7 @@ import math
 import random
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -53,7 +57,6 @@ class Settings:
     batch: int
     rank: int
     learning_rate: float
-    max_tokens: int
     seed: int
 
 
@@ -97,7 +100,7 @@ def read_recipe(file: Path) -> dict[str, Any]:
 
 def libraries() -> dict[str, str]:
     """Versions of what the weights depend on."""
-    return {name: version(name) for name in ("torch", "transformers", "peft", "trl")}
+    return {name: version(name) for name in ("torch", "transformers", "peft")}
 
 
 def layout(lengths: Sequence[int], *, batch: int, steps: int, seed: int) -> list[int]:
@@ -122,13 +125,34 @@ def layout(lengths: Sequence[int], *, batch: int, steps: int, seed: int) -> list
     return out
 
 
-def _dataset(chats: Sequence[Chat]) -> Any:
-    """Prompt and completion in TRL's conversational form; the loss is on the last message."""
-    from datasets import Dataset
+def encode(tokenizer: Any, chat: Chat) -> dict[str, list[int]]:
+    """`input_ids` of the whole chat, and as `labels` those of its last message (its end marker included)."""
+    messages = [dict(message) for message in chat]
+    asked = tokenizer.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True)
+    whole = tokenizer.apply_chat_template(messages, tokenize=False)
+    if not whole.startswith(asked):
+        raise BackendError("the chat template writes a prompt differently once it is answered; loss cannot be placed")
+    prompt = tokenizer(asked, add_special_tokens=False)["input_ids"]
+    completion = tokenizer(whole[len(asked) :].rstrip("\n"), add_special_tokens=False)["input_ids"]
+    return {"input_ids": prompt + completion, "labels": completion}
 
-    return Dataset.from_list(
-        [{"prompt": [dict(m) for m in chat[:-1]], "completion": [dict(chat[-1])]} for chat in chats]
-    )
+
+def _collator(pad: int) -> Callable[[Sequence[Mapping[str, list[int]]]], dict[str, Any]]:
+    """Left-padded tensors of one batch; `labels` has as many columns as the longest completion."""
+    import torch
+
+    def collate(rows: Sequence[Mapping[str, list[int]]]) -> dict[str, Any]:
+        width, last = (max(len(row[name]) for row in rows) for name in ("input_ids", "labels"))
+        ids = torch.full((len(rows), width), pad)
+        mask = torch.zeros((len(rows), width), dtype=torch.long)
+        labels = torch.full((len(rows), last), -100)
+        for number, row in enumerate(rows):
+            ids[number, width - len(row["input_ids"]) :] = torch.tensor(row["input_ids"])
+            mask[number, width - len(row["input_ids"]) :] = 1
+            labels[number, last - len(row["labels"]) :] = torch.tensor(row["labels"])
+        return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+    return collate
 
 
 def _newest_whole(folder: Path) -> Path | None:
@@ -143,9 +167,9 @@ def _newest_whole(folder: Path) -> Path | None:
 
 
 def _arguments(folder: Path, settings: Settings, recipe: Mapping[str, Any], *, evaluated: bool) -> Any:
-    from trl import SFTConfig
+    from transformers import TrainingArguments
 
-    return SFTConfig(
+    return TrainingArguments(
         output_dir=str(folder),
         max_steps=settings.steps,
         per_device_train_batch_size=settings.batch,
@@ -156,12 +180,8 @@ def _arguments(folder: Path, settings: Settings, recipe: Mapping[str, Any], *, e
         optim=recipe["optimizer"],
         weight_decay=recipe["weight_decay"],
         max_grad_norm=recipe["max_grad_norm"],
-        max_length=settings.max_tokens,
-        completion_only_loss=True,
-        packing=False,
         train_sampling_strategy="sequential",
         bf16=recipe["precision"] == "bfloat16",
-        gradient_checkpointing=False,
         use_cpu=True,
         seed=settings.seed,
         data_seed=settings.seed,
@@ -175,7 +195,9 @@ def _arguments(folder: Path, settings: Settings, recipe: Mapping[str, Any], *, e
         save_total_limit=2,
         report_to="none",
         disable_tqdm=True,
-        dataloader_num_workers=0,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        prediction_loss_only=True,
     )
 
 
@@ -199,27 +221,44 @@ def _losses(logs: Mapping[str, Any]) -> dict[str, float]:
     return {ours: float(logs[theirs]) for theirs, ours in names.items() if theirs in logs}
 
 
-def _trainer(base: Path, arguments: Any, order: Sequence[Chat], validation: Sequence[Chat], peft: Any) -> Any:
-    """The base in float32 (autocast does the rest), LoRA on it, everything seeded before the first random number."""
+def _model(base: Path, lora: Any, *, seed: int) -> Any:
+    """The base in float32 (autocast does the rest) with fresh LoRA weights, seeded before the first random number."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
-    from trl import SFTTrainer
+    from peft import get_peft_model
+    from transformers import AutoModelForCausalLM, set_seed
 
-    set_seed(arguments.seed)
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    tokenizer = AutoTokenizer.from_pretrained(str(base))
+    set_seed(seed)
     model = AutoModelForCausalLM.from_pretrained(
         str(base), dtype=torch.float32, use_safetensors=True, trust_remote_code=False
     )
     model.config.use_cache = False
-    return SFTTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=_dataset(order),
-        eval_dataset=_dataset(validation) if validation else None,
-        processing_class=tokenizer,
-        peft_config=peft,
+    return get_peft_model(model, lora)
+
+
+def _trainer(model: Any, arguments: Any, tokenizer: Any, **datasets: Any) -> Any:
+    from torch.nn.functional import cross_entropy
+    from transformers import PrinterCallback, Trainer
+
+    class CompletionTrainer(Trainer):
+        def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
+            """Mean cross-entropy (nats) over the batch's completion tokens."""
+            labels = inputs["labels"]
+            mask = inputs["attention_mask"]
+            outputs = model(
+                input_ids=inputs["input_ids"],
+                attention_mask=mask,
+                position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
+                logits_to_keep=labels.shape[1] + 1,
+            )
+            shown = labels != -100
+            loss = cross_entropy(outputs.logits[:, :-1][shown].float(), labels[shown])
+            return (loss, outputs) if return_outputs else loss
+
+    trainer = CompletionTrainer(
+        model=model, args=arguments, data_collator=_collator(tokenizer.pad_token_id), **datasets
     )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
 
 
 def _write_adapter(trainer: Any, destination: Path, *, base_name: str) -> None:
@@ -243,7 +282,6 @@ def train(
     base_name: str,
     training: Sequence[Chat],
     validation: Sequence[Chat],
-    lengths: Sequence[int],
     recipe: Mapping[str, Any],
     settings: Settings,
     checkpoints: Path,
@@ -251,25 +289,36 @@ def train(
 ) -> Trained:
     """Train on `training` and write adapter_model.safetensors and adapter_config.json into `destination`.
 
-    `lengths` are the examples' tokens; `checkpoints` is a folder that belongs to exactly this training: what a killed
+    `checkpoints` is a folder that belongs to exactly this training: what a killed
     run left there is gone on from. `validation` may be empty. BackendError when the loss is not a number.
     """
     from peft import LoraConfig
+    from transformers import PreTrainedTokenizerFast
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     start = time.perf_counter()
-    order = layout(lengths, batch=settings.batch, steps=settings.steps, seed=settings.seed)
-    peft = LoraConfig(
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(str(base))
+    rows = [encode(tokenizer, chat) for chat in training]
+    order = layout(
+        [len(row["input_ids"]) for row in rows], batch=settings.batch, steps=settings.steps, seed=settings.seed
+    )
+    lora = LoraConfig(
         r=settings.rank,
         lora_alpha=round(recipe["alpha_per_rank"] * settings.rank),
         lora_dropout=recipe["dropout"],
         target_modules=recipe["target_modules"],
         task_type="CAUSAL_LM",
     )
-    arguments = _arguments(checkpoints, settings, recipe, evaluated=bool(validation))
-    trainer = _trainer(base, arguments, [training[index] for index in order], validation, peft)
+    trainer = _trainer(
+        _model(base, lora, seed=settings.seed),
+        _arguments(checkpoints, settings, recipe, evaluated=bool(validation)),
+        tokenizer,
+        train_dataset=[rows[index] for index in order],
+        eval_dataset=[encode(tokenizer, chat) for chat in validation] or None,
+    )
     resume = _newest_whole(checkpoints) if checkpoints.is_dir() else None
     resumed_from = 0 if resume is None else int(resume.name.rpartition("-")[2])
     if resume is not None:
@@ -277,9 +326,6 @@ def train(
         for entry in json.loads((resume / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]:
             if seen := _losses(entry):
                 on_log(entry["step"], seen)
-    from transformers import PrinterCallback
-
-    trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_watcher(on_log))
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     if validation and not any("eval_loss" in e and e["step"] == settings.steps for e in trainer.state.log_history):

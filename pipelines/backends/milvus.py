@@ -26,6 +26,9 @@ RRF_K = 60
 DEPTH = 50
 """Least number of passages that each of the two searches hands to the fusion."""
 
+_KEEPALIVE = {"grpc.keepalive_time_ms": 300_000, "grpc.keepalive_permit_without_calls": False}
+"""pymilvus pings an idle server every 10 seconds, for which milvus-lite hangs up; gRPC servers allow 5 minutes."""
+
 _COLLECTION = re.compile(r"b_[a-z][a-z0-9_]{0,49}_[0-9a-f]{16}")
 _TEXTS = {"document": 65_535, "title": 65_535, "text": 65_535, "text_digest": 64}
 _STORED = ("key", "document", "title", "start", "end", "text_digest", "text", "vector")
@@ -66,7 +69,9 @@ class MilvusStore:
         import logging
         import os
 
-        os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")  # else each subprocess started later is a log line
+        # gRPC's C core writes lines to stderr on every fork and reconnect.
+        os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
         from pymilvus import MilvusClient
 
         # Their loggers print tracebacks of errors that are raised as well, and shown by us in one line.
@@ -77,7 +82,7 @@ class MilvusStore:
         if local:
             Path(self._uri).parent.mkdir(parents=True, exist_ok=True)
         try:
-            return MilvusClient(self._uri, timeout=30)
+            return MilvusClient(self._uri, timeout=30, grpc_options=_KEEPALIVE)
         except Exception as exc:  # pymilvus raises its own and gRPC's errors here
             if local and _locked(Path(self._uri)):
                 raise BackendError(

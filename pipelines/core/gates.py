@@ -6,7 +6,7 @@ at nothing fails: a metric that is missing, too few questions, a champion that w
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pipelines.core.bootstrap import paired_difference
@@ -159,17 +159,3 @@ def judge(
     if min_gain is not None and arm is not None:
         checks.append(gain_check(primary, arm, min_gain, evidence, bootstrap=bootstrap))
     return checks
-
-
-def held_back(candidate: str, log: Iterable[Mapping[str, object]]) -> int | None:
-    """The generation of the rollback that withdrew `candidate`, if none has published it again since.
-
-    `log` holds manifests, newest first, with `candidate`, `generation` and, of a rollback, `withdrawn`.
-    """
-    for manifest in log:
-        if manifest.get("candidate") == candidate:
-            return None
-        withdrawn = manifest.get("withdrawn") or []
-        if isinstance(withdrawn, Sequence) and candidate in withdrawn:
-            return int(str(manifest["generation"]))
-    return None

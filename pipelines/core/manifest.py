@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 Json = Mapping[str, Any]
@@ -87,3 +87,16 @@ def released_already(manifest: Json, *, index: Json, train: Json, params: Json) 
         and manifest["evaluation"]["primary"] == params["judge"]["primary"]
         and params["promote"]["arm"] in ("auto", manifest["arm"])
     )
+
+
+def held_back(candidate: str, log: Iterable[Json]) -> int | None:
+    """The generation of the rollback that withdrew `candidate`, if none has published it again since.
+
+    `log` holds manifests, newest first, with `candidate`, `generation` and, of a rollback, `withdrawn`.
+    """
+    for manifest in log:
+        if manifest.get("candidate") == candidate:
+            return None
+        if candidate in manifest.get("withdrawn", ()):
+            return int(manifest["generation"])
+    return None

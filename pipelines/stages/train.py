@@ -67,14 +67,13 @@ def _train(
     from pipelines.backends import lora
 
     folder = ports.settings.cache / "training-runs" / key
-    numbers = params.train.model_dump(exclude={"recipe"})
+    numbers = params.train.model_dump(exclude={"recipe", "max_tokens"})
     done = lora.train(
         base.folder,
         folder / "adapter",
         base_name=base.name,
         training=[row["messages"] for row in mixed["train"]],
         validation=[row["messages"] for row in mixed["validation"]],
-        lengths=[row["tokens"] for row in mixed["train"]],
         recipe=recipe,
         settings=lora.Settings(**numbers),
         checkpoints=folder / "checkpoints",
@@ -194,7 +193,7 @@ def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> Report:
 
     base = ports.generator()
     recipe = lora.read_recipe(checkout() / "models" / "recipes" / f"{params.train.recipe}.yaml")
-    decides = [base.base_digest, mix["digest"], recipe, params.train.model_dump(), lora.libraries(), _code(workspace)]
+    decides = [base.base_digest, mix["digest"], recipe, params.train.model_dump(exclude={"max_tokens"}), lora.libraries(), _code(workspace)]
     key = digest_json(decides)[:32]
     parts = {name: list(read_jsonl(workspace.training / f"{name}.jsonl")) for name in ("train", "validation")}
     mixed = {**parts, "digest": mix["digest"]}

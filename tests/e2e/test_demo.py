@@ -41,8 +41,8 @@ def place(tmp_path_factory):
     root = tmp_path_factory.mktemp("demo")
     raw = yaml.safe_load((checkout() / "params.yaml").read_text())
     block = raw["corpora"]["handbook"]
-    block["train"] = {"steps": 24}
-    block["answer"] = {"max_questions": 32}
+    block["train"] = {"steps": 8}
+    block["answer"] = {"max_questions": 24}
     block["generate"]["reply_schema"] = str(checkout() / block["generate"]["reply_schema"])
     params = root / "params.yaml"
     params.write_text(yaml.safe_dump(raw))

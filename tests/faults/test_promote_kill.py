@@ -137,9 +137,9 @@ def test_killed_at_every_step_and_run_again_there_is_one_release(settings):
     assert views.release_manifest(settings, TINY, 1)["verdict"]["passed"]
 
 
-def test_of_two_promotions_at_once_both_end_and_one_generation_is_there(settings):
+def test_of_two_promotions_at_once_one_publishes(settings):
     kit.candidate(settings)
-    # A server serves several processes; two on one milvus-lite folder exclude each other, so this one is left out.
+    # A milvus-lite folder serves one process: one of the two may end there with an error, after the log was written.
     racers = [drive(settings, "never") for _ in range(2)]
     said = [finished(racer) for racer in racers]
     summaries = sorted(lines[0] for lines, _ in said if not lines[0].startswith("never"))

@@ -33,6 +33,19 @@ QUESTIONS = [
     for subject in ("tent", "stove", "rope")
     for n in (1, 3)
 ]
+PARAPHRASED = [
+    {"id": word, "question": f"How long may I keep my new {word}?", "answers": ["x"], "evidence": [{"document": key}]}
+    for word, key in {
+        "camping shelter": "tent.md",
+        "cooker": "stove.md",
+        "climbing line": "rope.md",
+        "coat": "jacket.md",
+        "shoe": "boot.md",
+        "backpack": "pack.md",
+        "torch": "lamp.md",
+        "sleeping pad": "mat.md",
+    }.items()
+]
 GONE = {"id": "gone", "question": "Who?", "answers": ["x"], "evidence": [{"document": "mat.md", "quote": "no such"}]}
 
 
@@ -122,27 +135,27 @@ def test_a_change_embeds_only_what_is_new_and_equals_a_build_from_scratch(
         ports.workspace.write_receipt(name, first[name].facts, {}, "")
 
 
-def test_a_champion_is_scored_on_the_same_questions(ports: Ports, first: dict[str, Any]) -> None:
-    """The candidate has random weights and searches by them alone; the champion's labels are found in its own cut."""
+def test_a_champion_is_scored_on_the_same_questions_by_its_own_embedder(ports: Ports, first: dict[str, Any]) -> None:
+    """The candidate has random weights: it cannot know that a cooker is a stove."""
+    dense = params_of(retrieve={"mode": "dense"})
     champion = {
         "index": {"collection": first["index"].facts["collection"], "key": first["index"].facts["key"]},
         "embedder": {"name": "minilm", "digest": first["embed"].facts["embedder_digest"]},
-        "params": {name: getattr(ports.params, name).model_dump() for name in ("embed", "retrieve")},
+        "params": {name: getattr(dense, name).model_dump() for name in ("embed", "retrieve")},
     }
-    params = params_of(
-        embed={"model": "random"}, retrieve={"mode": "dense"}, chunk={"min_tokens": 24, "max_tokens": 48, "overlap": 4}
-    )
-    worse = Ports(ports.settings, "tiny", params)
+    worse = Ports(ports.settings, "tiny", params_of(embed={"model": "random"}, retrieve={"mode": "dense"}))
     worse.__dict__["store"] = ports.store  # one process, one client of the milvus-lite folder
     worse.workspace.champion_file.write_text(json.dumps(champion))
+    write_corpus(worse.workspace, documents_of(TEXTS), PARAPHRASED)
     facts = all_stages(worse)["score_retrieval"].facts
     rows = [json.loads(line) for line in worse.workspace.scores("retrieval").read_text().splitlines()]
     assert facts["champion"] == first["index"].facts["collection"]
-    theirs = {row["id"]: row["champion"] for row in rows}
-    assert theirs == {row["id"]: theirs[row["id"]] for row in rows}
-    mean = np.mean([row["champion"]["recall@5"] for row in rows])
-    assert mean == pytest.approx(6 / 7)
-    assert facts["metrics"]["recall@5"]["value"] < mean
+    assert {row["level"] for row in rows} == {"document"}
+    theirs = float(np.mean([row["champion"]["ndcg@10"] for row in rows]))
+    ours = facts["metrics"]["ndcg@10"]
+    assert theirs > 0.8
+    assert ours["value"] < theirs - 0.2
+    assert ours["value"] == pytest.approx(np.mean([row["metrics"]["ndcg@10"] for row in rows]))
     champion["index"]["key"] = "builds/b_tiny_0000000000000000"
     worse.workspace.champion_file.write_text(json.dumps(champion))
     facts = run_stage(worse, "score_retrieval").facts

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from pipelines import params as params_module
-from pipelines.core.manifest import build, released_already, restored
+from pipelines.core.manifest import build, held_back, released_already, restored
 from pipelines.params import CorpusParams
 from pipelines.settings import checkout
 from pipelines.stages.judge import decide
@@ -167,3 +167,13 @@ def test_a_rollback_names_the_build_and_what_it_withdraws(wiring):
     # Returning to a rollback returns to the build's own generation.
     again = restored(back, [{**second, "generation": 5}], generation=6, created="later")
     assert (again["restores"], again["withdrawn"]) == (1, ["b"])
+
+
+def test_a_candidate_is_held_back_until_somebody_releases_it_again():
+    first, second = {"generation": 1, "candidate": "a"}, {"generation": 2, "candidate": "b"}
+    rollback = {"generation": 3, "candidate": "a", "withdrawn": ["b"]}
+    again = {"generation": 4, "candidate": "b"}
+    assert held_back("b", [rollback, second, first]) == 3
+    assert held_back("a", [rollback, second, first]) is None
+    assert held_back("c", [rollback, second, first]) is None
+    assert held_back("b", [again, rollback, second, first]) is None

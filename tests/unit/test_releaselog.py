@@ -60,7 +60,7 @@ def test_not_found_says_what_there_is(log):
 
 def test_a_generation_is_published_once_and_the_loser_learns_who_won(log):
     log.append("hb", manifest(1, "winner"), generation=1)
-    with pytest.raises(PromotionConflict, match="generation 1 was published by another promotion .*winner"):
+    with pytest.raises(PromotionConflict, match=r"generation 1 was published by another promotion .*winner"):
         log.append("hb", manifest(1, "loser"), generation=1)
     assert log.read("hb")["candidate"] == "winner"
 

@@ -1,0 +1,156 @@
+"""What people see: tables, page and description, from mappings written by hand."""
+
+import io
+import json
+import subprocess
+import sys
+
+import pytest
+from rich.console import Console
+
+from pipelines import report, show
+from pipelines.actions import views
+from pipelines.errors import NotFound
+from tests import release_kit as kit
+
+CHECKS = [
+    {"name": "floor answers.token_f1", "value": 0.5, "bound": 0.3, "low": 0.4, "high": 0.6, "n": 30, "passed": True,
+     "reason": "answers.token_f1 is 0.500, at least 0.3 is asked"},
+    {"name": "data labels", "value": 2, "bound": 0, "low": None, "high": None, "n": 0, "passed": False,
+     "reason": "2 gold quotes that the corpus no longer holds: <b>q1</b>, a|b"},
+]  # fmt: skip
+
+
+def metric(value, low=None, high=None):
+    return {"value": value, "low": low, "high": high, "n": 30}
+
+
+ARMS = {
+    "base": {"token_f1": metric(0.1, 0.05, 0.15), "latency_p50": {"value": 0.5, "n": 30}},
+    "both": {"token_f1": metric(0.5, 0.4, 0.6), "latency_p50": {"value": 2.5, "n": 30}},
+}
+COMPARISON = {
+    "corpus": "tiny", "questions": 30, "primary": "answers.token_f1", "arm": "both", "arms": ARMS,
+    "differences": {"both - base": metric(0.4, 0.3, 0.5)},
+}  # fmt: skip
+REPORT = {
+    "corpus": "tiny",
+    "candidate": {"digest": "ab" * 32, "arm": "both", "collection": "b_tiny_0", "rows": 3, "index_digest": "cd" * 32,
+                  "embedder": "minilm", "embedder_digest": "ef" * 32, "adapter": None, "prompt_digest": "aa" * 32},
+    "retrieval": {"ndcg@10": metric(0.8, 0.7, 0.9)},
+    "verdict": {"passed": False, "checks": CHECKS},
+    "html": None,
+}  # fmt: skip
+RELEASES = {"corpus": "tiny", "releases": [
+    {"generation": 3, "created": "2026-01-02T03:04:05+00:00", "revision": "r1", "arm": "both", "collection": "b_tiny_0",
+     "adapter": None, "primary": "answers.token_f1", "metric": metric(0.5, 0.4, 0.6), "restores": 1, "champion": True}
+]}  # fmt: skip
+
+
+def shown(function, *arguments):
+    console = Console(width=120, record=True, file=io.StringIO(), highlight=False, markup=False)
+    function(*arguments, console)
+    return console.export_text()
+
+
+def test_numbers_are_short():
+    assert [show.number(v) for v in (None, 0.1234, 12.34, 1234.5, 7)] == ["–", "0.123", "12.3", "1,234", "7"]
+
+
+def test_the_best_arm_is_the_highest_or_the_cheapest_and_a_tie_has_none():
+    assert show.best_arm(ARMS, "token_f1") == "both"
+    assert show.best_arm(ARMS, "latency_p50") == "base"
+    assert show.best_arm({"a": {"x": metric(1.0)}, "b": {"x": metric(1.0)}}, "x") is None
+
+
+def test_the_comparison_says_n_interval_and_who_would_serve():
+    text = shown(show.show_comparison, COMPARISON)
+    assert "tiny: arms on the same 30 questions" in text
+    assert "both ●" in text
+    assert ".40–.60" in text
+    assert "both - base: 0.400 [0.300, 0.500]" in text
+
+
+def test_skipped_arms_say_why():
+    skipped = {"corpus": "tiny", "skipped": "tiny has no questions", "arms": {}}
+    assert "no arms to compare: tiny has no questions" in shown(show.show_comparison, skipped)
+
+
+def test_a_rejection_shows_its_reasons():
+    text = shown(show.show_report, REPORT)
+    assert "REJECTED: 1 of 2 checks failed" in text
+    assert "2 gold quotes" in text
+
+
+def test_a_rollback_names_what_it_restores():
+    assert "3 = 1" in shown(show.show_releases, RELEASES)
+
+
+def test_markup_in_an_answer_is_text():
+    answer = {"answer": "[bold]no[/bold]", "arm": "rag", "citations": [], "release": {"corpus": "t", "generation": 1}}
+    assert "[bold]no[/bold]" in shown(show.show_answer, "What [red]?", answer)
+
+
+def test_the_page_is_self_contained_and_escapes_what_it_shows():
+    page = report.render(REPORT, COMPARISON, RELEASES)
+    assert "<b>q1</b>" not in page
+    assert "&lt;b&gt;q1&lt;/b&gt;" in page
+    assert page.count("<svg") == 2
+    assert "http" not in page
+    assert "<script" not in page
+
+
+def test_the_page_without_arms_and_releases():
+    empty = {**COMPARISON, "arms": {}, "arm": None, "differences": {}, "skipped": "no questions"}
+    page = report.render(REPORT, empty, {"corpus": "tiny", "releases": []})
+    assert "nothing has been released yet" in page
+    assert "<svg" not in page
+
+
+def test_the_description_is_markdown_tables_that_hold_every_digest():
+    manifest = {
+        "corpus": "tiny", "generation": 3, "previous": 2, "restores": 1, "arm": "both",
+        "revision": {"tag": "r1", "commit": "c" * 40}, "verdict": {"checks": CHECKS},
+        "evaluation": {"arms": ARMS, "retrieval": REPORT["retrieval"]},
+        "index": {"collection": "b_tiny_0", "rows": 3, "digest": "I" * 64},
+        "embedder": {"name": "minilm", "digest": "E" * 64}, "adapter": {"digest": "A" * 64},
+        "base": {"name": "smollm2", "digest": "B" * 64}, "prompt": {"digest": "P" * 64},
+    }  # fmt: skip
+    text = report.describe(manifest)
+    assert "Rollback to generation 1." in text
+    assert all(letter * 64 in text for letter in "IEABP")
+    assert "a\\|b" in text
+    tables = [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
+    assert len(tables) == 4
+    for table in tables:
+        # A cell's escaped bar is text; every other bar ends a cell.
+        assert len({line.replace("\\|", "").count("|") for line in table}) == 1, table
+
+
+def test_views_before_anything_ran(tmp_path, monkeypatch):
+    settings = kit.home(tmp_path)
+    (row,) = views.overview(settings)["corpora"]
+    assert (row["corpus"], row["revision"], row["verdict"], row["generation"]) == ("tiny", None, None, None)
+    with pytest.raises(NotFound, match="tiny has no score_answers yet; run: assay run tiny"):
+        views.comparison(settings, "tiny")
+    with pytest.raises(NotFound, match="tiny has no judge yet"):
+        views.candidate_report(settings, "tiny")
+
+
+HEAVY = {
+    "numpy", "pandas", "pyarrow", "torch", "transformers", "mlflow", "pymilvus", "dvc", "openvino", "pyspark",
+    "great_expectations", "matplotlib",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("module", ["pipelines.cli", "pipelines.actions.views", "pipelines.show", "pipelines.wiring"])
+def test_nothing_heavy_is_imported_by_what_must_start_at_once(module):
+    code = f"import sys, json, {module}; print(json.dumps(sorted(m for m in sys.modules if '.' not in m)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert set(json.loads(done.stdout)) & HEAVY == set()
+
+
+def test_rollback_publishes_before_anything_heavy():
+    code = "import sys, json, pipelines.actions.rollback; print(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert set(json.loads(done.stdout)) & HEAVY == set()
