@@ -35,6 +35,7 @@ QUESTION = "What is our refund policy?"
 SHOWN_REVISIONS = 2
 DAGS = tuple(f"{CORPUS}_{kind}" for kind in graph.DAGS)
 DONE = {"success", "failed", "skipped", "upstream_failed", "removed"}
+NOISE = ("Running command", "Output:", "Tmp dir", "Filling up", "Worker startup", "Command exited", "{", "Done.")
 MARK = {"success": "[green]done[/]", "skipped": "[dim]nothing to do[/]", "running": "[yellow]running[/]"}
 MARK |= {"failed": "[red]failed[/]", "upstream_failed": "[red]not reached[/]"}
 
@@ -63,7 +64,7 @@ class Follower:
                 event = str(json.loads(line).get("event", ""))
             except ValueError:
                 continue
-            if event and not event.startswith(("Running command", "Output:")):
+            if event and not event.startswith(NOISE):
                 return event[:90]
         return ""
 

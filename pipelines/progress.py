@@ -32,7 +32,7 @@ def _bar(console: Console, total: int) -> Iterator[Progress]:
 def _line(outcome: Outcome, seconds: float) -> Text:
     mark = Text("✓ ", style="green") if outcome.changed else Text("· ", style="dim")
     what = outcome.summary or ("done" if outcome.changed else "nothing to do")
-    note = "" if outcome.changed else "unchanged: "
+    note = "" if outcome.changed or what.startswith(("unchanged", "rejected", "held back")) else "unchanged: "
     return Text.assemble(mark, f"{outcome.node:<16}", (f"{seconds:6.1f} s  ", "dim"), note, what)
 
 

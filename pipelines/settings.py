@@ -30,8 +30,10 @@ QUIET = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "GIT_PYTHON_REFRESH": "quiet",
+    # Stages run side by side: a thread that waits must not keep a core from the other.
+    "OMP_WAIT_POLICY": "PASSIVE",
 }
-"""Telemetry off, and no hub at run time; set before any vendor is imported."""
+"""Telemetry off, no hub at run time, no busy waiting; set before any vendor is imported."""
 
 
 def checkout() -> Path:

@@ -65,17 +65,32 @@ def wiring(home: Path, params: CorpusParams, definition: Path = SMOLLM2) -> OwnG
     return made
 
 
-def tiny_generator(folder: Path, base: Path) -> Path:
-    """A definition of a random two-layer Llama with the tokenizer of the model folder `base`; returns its file.
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def tiny_generator(folder: Path) -> Path:
+    """A definition of a random two-layer Llama whose tokens are bytes; returns its file, beside `folder`.
 
     It says nothing sensible, but it is trained, saved, merged and asked by the same code, in seconds.
     """
     import torch
-    from transformers import AutoTokenizer
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
     from transformers.models.llama import LlamaConfig
     from transformers.models.llama.modeling_llama import LlamaForCausalLM
 
-    tokenizer = AutoTokenizer.from_pretrained(str(base))
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens = Tokenizer(models.BPE(vocab={letter: n for n, letter in enumerate(letters)}, merges=[]))
+    tokens.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokens.decoder = decoders.ByteLevel()
+    tokens.add_special_tokens([AddedToken(text, special=True) for text in ("<|im_start|>", "<|im_end|>")])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=tokens, bos_token="<|im_start|>", eos_token="<|im_end|>", pad_token="<|im_end|>"
+    )
+    tokenizer.chat_template = CHATML
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(tokenizer),

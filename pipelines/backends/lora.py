@@ -45,6 +45,7 @@ RECIPE_KEYS = {
     "max_grad_norm": (int, float),
     "precision": {"auto", "bfloat16", "float32"},
     "evaluations": int,
+    "validation_examples": int,
     "checkpoints": int,
 }
 
@@ -302,6 +303,7 @@ def train(
     start = time.perf_counter()
     tokenizer = PreTrainedTokenizerFast.from_pretrained(str(base))
     rows = [encode(tokenizer, chat) for chat in training]
+    held_out = validation[: recipe["validation_examples"]]
     order = layout(
         [len(row["input_ids"]) for row in rows], batch=settings.batch, steps=settings.steps, seed=settings.seed
     )
@@ -314,10 +316,10 @@ def train(
     )
     trainer = _trainer(
         _model(base, lora, seed=settings.seed),
-        _arguments(checkpoints, settings, recipe, evaluated=bool(validation)),
+        _arguments(checkpoints, settings, recipe, evaluated=bool(held_out)),
         tokenizer,
         train_dataset=[rows[index] for index in order],
-        eval_dataset=[encode(tokenizer, chat) for chat in validation] or None,
+        eval_dataset=[encode(tokenizer, chat) for chat in held_out] or None,
     )
     resume = _newest_whole(checkpoints) if checkpoints.is_dir() else None
     resumed_from = 0 if resume is None else int(resume.name.rpartition("-")[2])
@@ -328,7 +330,7 @@ def train(
                 on_log(entry["step"], seen)
     trainer.add_callback(_watcher(on_log))
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-    if validation and not any("eval_loss" in e and e["step"] == settings.steps for e in trainer.state.log_history):
+    if held_out and not any("eval_loss" in e and e["step"] == settings.steps for e in trainer.state.log_history):
         trainer.evaluate()
     history = [{"step": e["step"], **seen} for e in trainer.state.log_history if (seen := _losses(e))]
     if not all(math.isfinite(value) for entry in history for value in entry.values()):

@@ -70,7 +70,7 @@ class MilvusStore:
         import os
 
         # gRPC's C core writes lines to stderr on every fork and reconnect.
-        os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
+        os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")
         from pymilvus import MilvusClient
 

@@ -134,7 +134,7 @@ def _description(facts: Record, train: Record) -> str:
         [
             f"LoRA adapter of **{facts['base']}** (base digest `{facts['base_digest'][:12]}`).",
             "",
-            f"- training set `{facts['training_digest'][:12]}`: {facts['examples']} chats, split from the test by document",
+            f"- training set `{facts['training_digest'][:12]}`: {facts['examples']} chats, none of a test document",
             f"- {facts['steps']} steps of {train['batch']}, rank {train['rank']} on all linear layers, "
             f"learning rate {train['learning_rate']:g}, seed {train['seed']}",
             f"- training loss {losses}; validation loss {held}",
@@ -193,7 +193,14 @@ def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> Report:
 
     base = ports.generator()
     recipe = lora.read_recipe(checkout() / "models" / "recipes" / f"{params.train.recipe}.yaml")
-    decides = [base.base_digest, mix["digest"], recipe, params.train.model_dump(exclude={"max_tokens"}), lora.libraries(), _code(workspace)]
+    decides = [
+        base.base_digest,
+        mix["digest"],
+        recipe,
+        params.train.model_dump(exclude={"max_tokens"}),
+        lora.libraries(),
+        _code(workspace),
+    ]
     key = digest_json(decides)[:32]
     parts = {name: list(read_jsonl(workspace.training / f"{name}.jsonl")) for name in ("train", "validation")}
     mixed = {**parts, "digest": mix["digest"]}

@@ -34,9 +34,9 @@ TEXTS = {
         f"When it does not, the customer of item {n * 31 + m} is paid {m * 3 + 1} euros and told so by letter."
         for m in range(9)
     )
-    for n in range(90)
+    for n in range(60)
 }
-"""About 800 chunks of 45 tokens: four Spark tasks, each of some seconds."""
+"""About 540 chunks of 45 tokens: three Spark tasks, of which two run at a time."""
 
 
 def home_of(folder: Path) -> Ports:
@@ -123,11 +123,11 @@ def test_embed_killed_after_its_first_part_ends_the_same(undisturbed: Any, tmp_p
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 900 kB for the objects; skipped where this user may not mount one."""
+    """A disk of 500 kB for the objects; skipped where this user may not mount one."""
     disk = tmp_path / "objects"
     disk.mkdir()
     done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=900k", "tmpfs", str(disk)], capture_output=True, text=True, check=False
+        ["mount", "-t", "tmpfs", "-o", "size=500k", "tmpfs", str(disk)], capture_output=True, text=True, check=False
     )
     if done.returncode:
         pytest.skip(f"a small disk cannot be mounted here: {done.stderr.strip()}")

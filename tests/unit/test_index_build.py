@@ -196,5 +196,5 @@ def test_names_never_reach_milvus_unchecked(tmp_path: Path) -> None:
     for name in ("tiny", "b_tiny", "b_tiny_0123456789abcdeG", "../x", 'b_t_0123456789abcdef" or 1'):
         with pytest.raises(BadInput, match="is no collection of a build"):
             next(store.rows(name), None)
-    with pytest.raises(BadConfig, match="a path ending in .db or http"):
+    with pytest.raises(BadConfig, match=r"a path ending in \.db or http"):
         MilvusStore(str(tmp_path / "folder"), index_type="FLAT")

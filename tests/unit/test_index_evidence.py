@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -67,7 +69,7 @@ def cuts(draw: st.DrawFn) -> tuple[str, str, list[Piece]]:
     quote = draw(st.sampled_from(["{}", " {}\n", "\t{}"])).format("\n ".join(text[first : last + 1].split(" ")))
     borders = sorted({0, len(text), *draw(st.lists(st.integers(0, len(text)), max_size=8))})
     spans = []
-    for start, end in zip(borders, borders[1:], strict=False):
+    for start, end in itertools.pairwise(borders):
         start = max(0, start - draw(st.integers(0, 4)))
         piece = text[start:end]
         if piece.strip():

