@@ -24,11 +24,11 @@ from infra.landing import land, landed, revisions
 from infra.services import USER, Services, running
 from pipelines import graph
 from pipelines.actions.ask import ask_release
-from pipelines.actions.views import comparison, release_list
+from pipelines.actions.views import candidate_report, comparison, release_list
 from pipelines.backends.spark import check_java
 from pipelines.errors import AssayError, BackendError
 from pipelines.settings import Settings
-from pipelines.show import show_answer, show_comparison, show_releases
+from pipelines.show import show_answer, show_comparison, show_releases, show_verdict
 
 CORPUS = "handbook"
 QUESTION = "What is our refund policy?"
@@ -159,9 +159,11 @@ def demo(settings: Settings) -> None:
         api.wait_for_dags(set(DAGS))
         for dag in DAGS:
             api.unpause(dag)
+        fresh = False
         for revision in _pending(target):
             if landed(target) != revision:
                 land(target, revision)
+                fresh = True
             day = datetime.strptime(revision, "%Y-%m-%d").strftime("%d %B %Y")
             console.rule(f"the documents of {day} have landed")
             follower = Follower(api, services, console)
@@ -175,8 +177,10 @@ def demo(settings: Settings) -> None:
         show_releases(listed, console=console)
         if not listed["releases"]:
             raise BackendError("nothing was released; the verdict in the report says why")
-        if len(listed["releases"]) == known:
+        if not fresh and len(listed["releases"]) == known:
             console.print("Nothing has changed: 0 texts embedded, 0 adapters trained, 0 releases published.")
+        elif len(listed["releases"]) == known:
+            show_verdict(candidate_report(settings, CORPUS)["verdict"], console=console)
         _ask(settings, console)
     console.print(f"Reports  {settings.reports / CORPUS}", highlight=False, soft_wrap=True)
     console.print(f"All stopped after {time.monotonic() - began:.0f} s. Look around with: make up")

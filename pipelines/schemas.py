@@ -1,4 +1,7 @@
-"""Arrow schemas and JSON-line forms of what passes between stages. Payloads are Parquet; gold and training are JSON lines."""
+"""Arrow schemas and JSON-line forms of what passes between stages.
+
+Payloads are Parquet; gold and training sets are JSON lines.
+"""
 
 from __future__ import annotations
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import pipelines
@@ -83,7 +82,7 @@ class Settings:
     def signing_key(self) -> Path:
         return Path(os.environ.get("ASSAY_SIGNING_KEY") or self.home / "keys" / "release.pem")
 
-    @cached_property
+    @property
     def services(self) -> dict[str, str]:
         """Addresses of services that `make up` or the demo left running (`run/services.json`), if they live."""
         try:

@@ -7,6 +7,7 @@ A milvus-lite folder serves one process at a time; where several need it, they g
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -63,15 +64,14 @@ class MilvusStore:
             raise BadConfig(f"ASSAY_MILVUS_URI is {uri!r}; it is a path ending in .db or http://HOST:PORT")
         self._uri, self._index_type = uri, index_type
         self._loaded: set[str] = set()
+        # Read when gRPC is first imported; its C core else writes lines to stderr on every fork and reconnect.
+        os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
     @cached_property
     def _client(self) -> Any:
         import logging
-        import os
 
-        # gRPC's C core writes lines to stderr on every fork and reconnect.
-        os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
-        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
         from pymilvus import MilvusClient
 
         # Their loggers print tracebacks of errors that are raised as well, and shown by us in one line.

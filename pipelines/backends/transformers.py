@@ -11,112 +11,27 @@ The module bears its vendor's name; imports in this package are absolute, so the
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import importlib.util
 import io
 import json
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from pipelines.core.digests import digest_json
-from pipelines.errors import BackendError, BadConfig, BadInput, IntegrityError, MissingTool
+from pipelines.errors import BackendError, BadInput, IntegrityError
+from pipelines.generator_files import Definition, read_definition, sha256_file
 from pipelines.locks import exclusive
 from pipelines.ports import Completion, Messages
 
-DEFINITION_FORM = "package and file, or path, or hub; and optionally install, precision, licence"
-PRECISIONS = ("auto", "bfloat16", "float32")
 _CONVERSION = "1"  # part of the cache's key: raise it when `_convert` writes something else
+_DECODING = "1"  # part of the generator's digest: raise it when `_generate` would reply otherwise
 _SEAL = "sealed.json"
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 _CONFIG = ("config.json", "generation_config.json")
-
-
-def sha256_file(file: Path) -> str:
-    """sha256 (hex) of a file's bytes."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-@dataclass(frozen=True)
-class Definition:
-    """A file of models/generators: exactly one of `model` (a file in a package) and `folder` is set."""
-
-    name: str
-    model: Path | None
-    folder: Path | None
-    precision: str
-
-
-def _in_package(name: str, raw: Mapping[str, Any]) -> Path:
-    """The model file inside an installed package, found without importing it."""
-    package = str(raw["package"])
-    hint = raw.get("install") or f"pip install {package.replace('_', '-')}"
-    found = importlib.util.find_spec(package)
-    places = list(found.submodule_search_locations or []) if found else []
-    if not places:
-        raise MissingTool(f"generator {name}: package {package} is not installed; install it with: {hint}")
-    file = Path(places[0]) / str(raw["file"])
-    if not file.is_file():
-        raise MissingTool(f"generator {name}: package {package} holds no {raw['file']}; install it with: {hint}")
-    return file
-
-
-def _on_disk(name: str, raw: Mapping[str, Any]) -> Path:
-    """A model folder: a path, or a Hugging Face id that is already in the local cache."""
-    if "path" in raw:
-        folder = Path(str(raw["path"])).expanduser()
-    else:
-        from huggingface_hub import snapshot_download
-
-        try:
-            folder = Path(snapshot_download(str(raw["hub"]), local_files_only=True))
-        except Exception as exc:  # the hub's errors for "not on disk" share no base class
-            raise MissingTool(f"generator {name}: {raw['hub']} is not in the local Hugging Face cache") from exc
-    if not folder.is_dir():
-        raise MissingTool(f"generator {name}: there is no model folder {folder}")
-    if not [*folder.glob("*.safetensors")]:
-        raise MissingTool(f"generator {name}: no *.safetensors in {folder}; other forms of weights are not read")
-    for needed in ("config.json", "tokenizer.json"):
-        if not (folder / needed).is_file():
-            raise MissingTool(f"generator {name}: no {needed} in {folder}; it must be a transformers model folder")
-    return folder
-
-
-def read_definition(file: Path) -> Definition:
-    """Parse strictly and find the model. BadConfig shows the valid form; MissingTool names what is not there."""
-    name = file.stem
-    try:
-        raw = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as exc:
-        known = ", ".join(sorted(other.stem for other in file.parent.glob("*.yaml"))) or "none"
-        raise BadConfig(
-            f"generate.model is {name!r}, but there is no models/generators/{name}.yaml; known: {known}"
-        ) from exc
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as exc:
-        raise BadConfig(f"models/generators/{file.name} is not readable YAML: {exc}") from exc
-    sources = {"package", "path", "hub"}
-    allowed = sources | {"file", "install", "precision", "licence"}
-    if (
-        not isinstance(raw, dict)
-        or set(raw) - allowed
-        or len(sources & set(raw)) != 1
-        or (("package" in raw) != ("file" in raw))
-    ):
-        raise BadConfig(f"models/generators/{file.name}: its keys are {DEFINITION_FORM}")
-    precision = raw.get("precision", "auto")
-    if precision not in PRECISIONS:
-        raise BadConfig(f"models/generators/{file.name}: precision is {precision!r}; one of {', '.join(PRECISIONS)}")
-    if "package" in raw:
-        return Definition(name, _in_package(name, raw), None, precision)
-    return Definition(name, None, _on_disk(name, raw), precision)
 
 
 def _quiet() -> None:
@@ -214,7 +129,7 @@ def native_bfloat16() -> bool:
 class TransformersGenerator:
     """A `ports.Generator`. Nothing heavy is imported or loaded before the first call that needs it.
 
-    `digest` covers the base's files, the adapter and the precision of the arithmetic; `base_digest` the base's files;
+    `digest` covers the base's files, the adapter, precision and way of decoding; `base_digest` the base's files;
     `folder` is the base as a transformers folder, which training starts from.
     """
 
@@ -261,7 +176,7 @@ class TransformersGenerator:
 
     @cached_property
     def digest(self) -> str:
-        return digest_json([self.base_digest, self.adapter_digest, self.precision])
+        return digest_json([self.base_digest, self.adapter_digest, self.precision, _DECODING])
 
     @cached_property
     def _tokenizer(self) -> Any:

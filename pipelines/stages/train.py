@@ -19,6 +19,7 @@ import yaml
 from pipelines import adapters
 from pipelines.core.digests import digest_json
 from pipelines.core.nouns import Report
+from pipelines.locks import exclusive
 from pipelines.params import CorpusParams
 from pipelines.ports import Generator, Ports, RunLog
 from pipelines.schemas import read_jsonl
@@ -205,7 +206,8 @@ def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> Report:
     parts = {name: list(read_jsonl(workspace.training / f"{name}.jsonl")) for name in ("train", "validation")}
     mixed = {**parts, "digest": mix["digest"]}
     tags = {"assay.key": f"train:{key}", "assay.stage": "train", "assay.training": mix["digest"]}
-    with ports.registry.run(workspace.corpus, "train", tags=tags) as log:
+    alone = exclusive(ports.settings.cache / "locks" / f"train-{key}", patience=7200, what="this training")
+    with alone, ports.registry.run(workspace.corpus, "train", tags=tags) as log:
         record = _known(ports, key)
         if record is None:
             record = _train(params, ports, base, mixed=mixed, recipe=recipe, key=key, log=log)
@@ -223,6 +225,6 @@ def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> Report:
             **_losses(record["history"]),
         }
         version = _track(params, workspace, ports, log, facts=facts, record=record)
-    shutil.rmtree(Path(ports.settings.cache) / "training-runs" / key, ignore_errors=True)
+        shutil.rmtree(Path(ports.settings.cache) / "training-runs" / key, ignore_errors=True)
     summary = f"adapter {facts['digest'][:12]}, loss {facts['loss_first']:.2f} to {facts['loss_last']:.2f}"
     return Report("train", facts, summary, {"run_id": log.run_id, "version": version, "seconds": record["seconds"]})

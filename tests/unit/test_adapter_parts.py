@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from pipelines import adapters
 from pipelines.backends.lora import layout, read_recipe
 from pipelines.backends.objects import ObstoreObjects
-from pipelines.backends.transformers import load_generator, read_definition
+from pipelines.backends.transformers import load_generator
 from pipelines.errors import BadConfig, IntegrityError, MissingTool, NotFound
+from pipelines.generator_files import read_definition
 from pipelines.settings import checkout
 from pipelines.stages.train import _losses
 
