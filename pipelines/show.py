@@ -162,7 +162,10 @@ def show_report(result: Json, console: Console | None = None) -> None:
 def show_releases(result: Json, console: Console | None = None) -> None:
     """The release log, newest first."""
     console = console or terminal()
-    primary = result["releases"][0]["primary"] if result["releases"] else ""
+    if not result["releases"]:
+        console.print(Text(f"{result['corpus']}: nothing has been released yet"))
+        return
+    primary = result["releases"][0]["primary"]
     table = _table("generation", "released (UTC)", "revision", "arm", "index", "adapter", primary)
     for row in result["releases"]:
         style = "bold green" if row["champion"] else ""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.actions.reconcile import project
-from pipelines.actions.views import candidate_report, comparison, release_list
+from pipelines.actions.views import candidate_report, comparison, in_order, release_list
 from pipelines.core import manifest as manifests
 from pipelines.core.digests import digest_bytes
 from pipelines.errors import IntegrityError, NotFound, NotPromotable, PromotionConflict
@@ -61,7 +61,7 @@ def _evaluation(workspace: Workspace, arm: str) -> dict[str, Any]:
     retrieval, answers = workspace.receipt("score_retrieval"), workspace.receipt("score_answers")
     stages = ("index", "train", "score_retrieval", "score_answers", "judge")
     runs = {stage: workspace.measured(stage).get("run_id") for stage in stages}
-    arms = {name: found for name, found in answers["arms"].items() if name != "champion"}
+    arms = in_order(answers["arms"])
     return {
         "runs": {stage: run for stage, run in runs.items() if run},
         "retrieval": retrieval["metrics"],

@@ -6,12 +6,14 @@ Nothing heavy is imported (no MLflow, Milvus, Arrow, torch): `assay status` must
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pipelines import params as params_module
 from pipelines.backends.objects import ObstoreObjects
 from pipelines.backends.releaselog import SignedReleaseLog
+from pipelines.core.prompts import ARMS
 from pipelines.core.scores import answer_scores
 from pipelines.errors import AssayError, NotFound
 from pipelines.settings import Settings
@@ -38,6 +40,11 @@ def _log(settings: Settings) -> SignedReleaseLog:
     return SignedReleaseLog(ObstoreObjects(settings.objects_uri), key_file=settings.signing_key)
 
 
+def in_order(arms: Mapping[str, Any]) -> Json:
+    """The arms in the order of `core.prompts.ARMS`, the champion's replies left out; receipts are sorted by name."""
+    return {arm: arms[arm] for arm in ARMS if arm in arms}
+
+
 def comparison(settings: Settings, corpus: str) -> Json:
     """The arms on the same questions, with intervals and n, and each arm's paired difference to `base`.
 
@@ -57,8 +64,7 @@ def comparison(settings: Settings, corpus: str) -> Json:
             name: {key: m.get(key) for key in ("value", "low", "high", "n")}
             for name, m in {**metrics, **measured.get(arm, {})}.items()
         }
-        for arm, metrics in facts["arms"].items()
-        if arm != "champion"
+        for arm, metrics in in_order(facts["arms"]).items()
     }
     out["differences"] = _differences(workspace, out["primary"])
     return out
@@ -74,9 +80,9 @@ def _differences(workspace: Workspace, primary: str) -> Json:
     scores = answer_scores(_rows(workspace.scores("answers")), metric)
     base = scores.pop("base", {})
     out = {}
-    for arm, found in scores.items():
+    for arm, found in in_order(scores).items():
         both = sorted(base.keys() & found.keys())
-        if arm != "champion" and both:
+        if both:
             diff = paired_difference([found[i] for i in both], [base[i] for i in both])
             out[f"{arm} - base"] = diff.to_json()
     return out

@@ -1,7 +1,7 @@
 """LoRA training with peft and transformers' Trainer: chats in, an adapter folder out. Loss on the completion only.
 
 The logits are computed for the completions alone: chats are padded on the left, so these are the last columns. (TRL's
-SFTTrainer does likewise in tiles that cost a CPU more than the model itself: docs/decisions.)
+SFTTrainer computes the same loss in tiles over the vocabulary, which took a CPU longer than the model itself.)
 
 Deterministic on one machine: the order of the examples is laid out before the training starts (shuffled epochs, and
 within eight batches by length, so that little is padded), there is no dropout, and the arithmetic is seeded. The
@@ -29,7 +29,8 @@ from pipelines.errors import BackendError, BadConfig
 
 Chat = Sequence[Mapping[str, str]]
 OnLog = Callable[[int, Mapping[str, float]], None]
-"""Called with the step and `loss`, `learning_rate` or `validation_loss`."""
+"""Called with the step and `loss`, `learning_rate` or `validation_loss`. Where a stopped training is gone on from, its
+losses are replayed, then comes `resumed_from`."""
 
 _WINDOW = 8  # batches that are sorted by length together
 _WHOLE = "whole"  # marker in a checkpoint, written last
@@ -328,6 +329,7 @@ def train(
         for entry in json.loads((resume / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]:
             if seen := _losses(entry):
                 on_log(entry["step"], seen)
+        on_log(resumed_from, {"resumed_from": resumed_from})
     trainer.add_callback(_watcher(on_log))
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     if held_out and not any("eval_loss" in e and e["step"] == settings.steps for e in trainer.state.log_history):

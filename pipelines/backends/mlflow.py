@@ -266,6 +266,7 @@ def write_model(folder: Path, *, code: Path, artifacts: Mapping[str, Path]) -> N
     import warnings
 
     import mlflow
+    import mlflow.pyfunc
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema
 

@@ -107,7 +107,7 @@ def gain_check(name: str, arm: str, gain: float, evidence: Evidence, *, bootstra
     if not both:
         return Check(title, None, gain, False, f"{name} of base was not measured on the same questions")
     diff = _difference([ours[i] for i in both], [theirs[i] for i in both], bootstrap)
-    reason = f"{arm} is {diff.value:+.3f} from base, surely at least {diff.low:+.3f}; more than {gain:g} is asked"
+    reason = f"{arm} gains {diff.value:+.3f} over base, at worst {diff.low:+.3f}; more than {gain:g} is asked"
     return Check(title, diff.value, gain, diff.low > gain, reason, diff.low, diff.high, diff.n)
 
 

@@ -47,6 +47,10 @@ class _Progress:
 
     def __call__(self, step: int, values: Mapping[str, float]) -> None:
         now = time.monotonic()
+        if "resumed_from" in values:  # what came before was a replay of the stopped training's losses
+            self._began = None
+            print(f"train: going on from step {step} of a training that was stopped", flush=True)
+            return
         self._also(step, values)
         if "validation_loss" in values:
             print(f"train: step {step} of {self._steps}, validation loss {values['validation_loss']:.3f}", flush=True)
@@ -80,8 +84,6 @@ def _train(
         checkpoints=folder / "checkpoints",
         on_log=_Progress(params.train.steps, lambda step, values: log.metrics(values, step=step)),
     )
-    if done.resumed_from:
-        print(f"train: went on from step {done.resumed_from} of a training that was stopped", flush=True)
     bound = {
         "base": base.name,
         "base_digest": base.base_digest,

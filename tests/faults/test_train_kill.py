@@ -77,7 +77,7 @@ def test_killed_trainings_end_with_the_same_adapter(tmp_path):
 
     assert finish(killed) == undisturbed
     said = (killed / "out.txt").read_text()
-    assert "train: went on from step" in said
+    assert "train: going on from step" in said
     assert not list(runs.iterdir())
     assert len(list((killed / "objects").glob("adapters/*"))) == 1
 
