@@ -266,15 +266,15 @@ def write_model(folder: Path, *, code: Path, artifacts: Mapping[str, Path]) -> N
     import warnings
 
     import mlflow
-    import mlflow.pyfunc
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema
 
     outputs = Schema([ColSpec("string", "answer"), ColSpec("string", "citations"), ColSpec("long", "generation")])
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     logging.getLogger("mlflow").setLevel(logging.ERROR)
-    with warnings.catch_warnings(), _said_plainly("writing the model"):
-        warnings.simplefilter("ignore")  # hints about type hints and input examples, which the signature replaces
+    # Recorded and dropped: hints about type hints and input examples, which the signature replaces. MLflow puts a
+    # filter of its own in front of ours, so ignoring them is not enough.
+    with warnings.catch_warnings(record=True), _said_plainly("writing the model"):
         mlflow.pyfunc.save_model(
             str(folder),
             python_model=str(code),
