@@ -3,7 +3,7 @@
 Each runs in a session of its own with its log under ASSAY_HOME/logs. `run/services.json` says what runs; Assay's
 commands find Milvus through it. Stopping ends every process of those sessions and their children, and checks.
 
-    python -m infra.services up | down | status
+    python -m infra.services up | down
 """
 
 from __future__ import annotations
@@ -77,20 +77,19 @@ class Services:
     @property
     def password(self) -> str:
         """Airflow's login, made once, readable by the owner only."""
-        file = self.airflow_home / "passwords.json"
-        if not file.is_file():
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
-                json.dump({USER: secrets.token_urlsafe(12)}, out)
-        return str(json.loads(file.read_text())[USER])
+        return str(json.loads(self._once("passwords.json", json.dumps({USER: secrets.token_urlsafe(12)})))[USER])
 
     def secret(self, name: str) -> str:
-        """A random secret kept in a file of mode 0600."""
-        file = self.airflow_home / f"{name}.secret"
+        """A random secret, made once."""
+        return self._once(f"{name}.secret", secrets.token_urlsafe(32))
+
+    def _once(self, name: str, text: str) -> str:
+        """What Airflow's folder keeps in this file of mode 0600: `text`, the first time."""
+        file = self.airflow_home / name
         if not file.is_file():
             file.parent.mkdir(parents=True, exist_ok=True)
             with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
-                out.write(secrets.token_urlsafe(32))
+                out.write(text)
         return file.read_text()
 
     def environment(self) -> dict[str, str]:

@@ -11,16 +11,41 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
 from pipelines.core.digests import digest_json
-from pipelines.core.prompts import Passage
+from pipelines.core.prompts import RETRIEVING, Passage, chat, prompt_digest
+from pipelines.params import Generate
 from pipelines.ports import Completion, Generator, Hit, Messages, ObjectStore
 
 Say = Callable[[int, int], None]
 """Called with (replies ready, replies wanted)."""
 
 
+def served_prompt(generate: Generate) -> str:
+    """Digest of the prompt that these params ask with."""
+    return prompt_digest(
+        model=generate.model,
+        system=generate.system,
+        refusal=generate.refusal,
+        structured=generate.reply_schema is not None,
+        max_new_tokens=generate.max_new_tokens,
+        passage_tokens=generate.passage_tokens,
+    )
+
+
 def passages_of(hits: Sequence[Hit], generator: Generator, *, tokens: int) -> list[Passage]:
     """Hits as a prompt shows them, each cut to at most `tokens` of the generator's own tokens."""
     return [Passage(hit.document, generator.trim(hit.text, tokens=tokens)) for hit in hits]
+
+
+def prompts(
+    questions: Sequence[str], hits: Sequence[Sequence[Hit]], generator: Generator, *, arm: str, generate: Generate
+) -> tuple[list[list[Passage]], list[list[dict[str, str]]]]:
+    """(passages shown, chat) of every question: a release asks in the very way in which its arm was judged.
+
+    Arms without retrieval show none.
+    """
+    tokens = generate.passage_tokens
+    shown = [passages_of(found, generator, tokens=tokens) if arm in RETRIEVING else [] for found in hits]
+    return shown, [chat(q, passages, system=generate.system) for q, passages in zip(questions, shown, strict=True)]
 
 
 def replies(

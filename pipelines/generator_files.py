@@ -6,25 +6,17 @@ loaded or converted here.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from pipelines.definitions import hub_folder, read_yaml
 from pipelines.errors import BadConfig, MissingTool
 
 DEFINITION_FORM = "package and file, or path, or hub; and optionally install, precision, licence"
 PRECISIONS = ("auto", "bfloat16", "float32")
-
-
-def sha256_file(file: Path) -> str:
-    """sha256 (hex) of a file's bytes."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 @dataclass(frozen=True)
@@ -56,12 +48,7 @@ def _on_disk(name: str, raw: Mapping[str, Any]) -> Path:
     if "path" in raw:
         folder = Path(str(raw["path"])).expanduser()
     else:
-        from huggingface_hub import snapshot_download
-
-        try:
-            folder = Path(snapshot_download(str(raw["hub"]), local_files_only=True))
-        except Exception as exc:  # the hub's errors for "not on disk" share no base class
-            raise MissingTool(f"generator {name}: {raw['hub']} is not in the local Hugging Face cache") from exc
+        folder = hub_folder(str(raw["hub"]), what=f"generator {name}")
     if not folder.is_dir():
         raise MissingTool(f"generator {name}: there is no model folder {folder}")
     if not [*folder.glob("*.safetensors")]:
@@ -75,15 +62,7 @@ def _on_disk(name: str, raw: Mapping[str, Any]) -> Path:
 def read_definition(file: Path) -> Definition:
     """Parse strictly and find the model. BadConfig shows the valid form; MissingTool names what is not there."""
     name = file.stem
-    try:
-        raw = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as exc:
-        known = ", ".join(sorted(other.stem for other in file.parent.glob("*.yaml"))) or "none"
-        raise BadConfig(
-            f"generate.model is {name!r}, but there is no models/generators/{name}.yaml; known: {known}"
-        ) from exc
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as exc:
-        raise BadConfig(f"models/generators/{file.name} is not readable YAML: {exc}") from exc
+    raw = read_yaml(file, folder="models/generators", key="generate.model")
     sources = {"package", "path", "hub"}
     allowed = sources | {"file", "install", "precision", "licence"}
     if (

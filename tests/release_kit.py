@@ -17,12 +17,12 @@ from typing import Any
 import yaml
 
 from pipelines import adapters
+from pipelines.answering import served_prompt
 from pipelines.builds import load_build
 from pipelines.core.digests import digest_json, digest_row, digest_set
 from pipelines.core.nouns import Chunk, Document
 from pipelines.corpus_files import CorpusFiles, content_digest, document_row, write_files
 from pipelines.settings import Settings, checkout
-from pipelines.stages.judge import served_prompt
 from pipelines.wiring import Wiring
 from pipelines.workspace import Workspace
 
@@ -152,7 +152,7 @@ def scored(
         },
         "score_answers": {
             "arms": {arm: {"token_f1": metric(f1)} for arm, f1 in arms.items()},
-            "questions": len(QUESTIONS), "prompt_digest": served_prompt(wiring.params),
+            "questions": len(QUESTIONS), "prompt_digest": served_prompt(wiring.params.generate),
         },
     }  # fmt: skip
     for stage, receipt in receipts.items():

@@ -14,9 +14,9 @@ from typing import Any
 
 from pipelines import adapters
 from pipelines import params as params_module
-from pipelines.answering import passages_of
+from pipelines.answering import prompts
 from pipelines.builds import load_build
-from pipelines.core.prompts import RETRIEVING, TUNED, Reply, chat, parse_reply
+from pipelines.core.prompts import TUNED, Reply, parse_reply
 from pipelines.errors import BadInput, IntegrityError, NotFound
 from pipelines.params import CorpusParams
 from pipelines.ports import Embedder, Generator, Hit, Ports
@@ -90,9 +90,7 @@ class Service:
                 raise BadInput(_EMPTY)
         arm, generate = self.manifest["arm"], self.ports.params.generate
         hits = self._search(questions)
-        tokens = generate.passage_tokens
-        shown = [passages_of(found, self._generator, tokens=tokens) if arm in RETRIEVING else [] for found in hits]
-        chats = [chat(q, passages, system=generate.system) for q, passages in zip(questions, shown, strict=True)]
+        shown, chats = prompts(questions, hits, self._generator, arm=arm, generate=generate)
         completions = self._generator.reply(chats, max_new_tokens=generate.max_new_tokens)
         out = []
         for completion, passages, found in zip(completions, shown, hits, strict=True):

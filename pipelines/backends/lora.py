@@ -23,8 +23,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from pipelines.definitions import arithmetic, read_yaml
 from pipelines.errors import BackendError, BadConfig
 
 Chat = Sequence[Mapping[str, str]]
@@ -64,26 +63,16 @@ class Settings:
 
 @dataclass(frozen=True)
 class Trained:
-    """What came out. `history` holds {"step", "loss"} and {"step", "validation_loss"} entries, in order;
-    `resumed_from` is the step that a killed training was continued from, 0 for a fresh one."""
+    """What came out. `history` holds {"step", "loss"} and {"step", "validation_loss"} entries, in order."""
 
     folder: Path
     history: list[dict[str, float]]
-    resumed_from: int
     seconds: float
 
 
 def read_recipe(file: Path) -> dict[str, Any]:
     """A file of models/recipes, with `precision` resolved for this CPU. BadConfig shows the valid form."""
-    try:
-        raw = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as exc:
-        known = ", ".join(sorted(other.stem for other in file.parent.glob("*.yaml"))) or "none"
-        raise BadConfig(
-            f"train.recipe is {file.stem!r}, but there is no models/recipes/{file.name}; known: {known}"
-        ) from exc
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as exc:
-        raise BadConfig(f"models/recipes/{file.name} is not readable YAML: {exc}") from exc
+    raw = read_yaml(file, folder="models/recipes", key="train.recipe")
     if not isinstance(raw, dict) or set(raw) != set(RECIPE_KEYS):
         raise BadConfig(f"models/recipes/{file.name}: its keys are exactly {', '.join(RECIPE_KEYS)}")
     for key, allowed in RECIPE_KEYS.items():
@@ -92,12 +81,7 @@ def read_recipe(file: Path) -> dict[str, Any]:
         if not good:
             form = ", ".join(sorted(allowed)) if isinstance(allowed, set) else "a number or text as in sft.yaml"
             raise BadConfig(f"models/recipes/{file.name}: {key} is {value!r}; valid is {form}")
-    if raw["precision"] == "auto":
-        import torch
-
-        # Without AVX512-BF16 or AMX, bfloat16 is ten times slower than float32.
-        raw["precision"] = "bfloat16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "float32"
-    return raw
+    return {**raw, "precision": arithmetic(raw["precision"])}
 
 
 def libraries() -> dict[str, str]:
@@ -323,8 +307,8 @@ def train(
         eval_dataset=[encode(tokenizer, chat) for chat in held_out] or None,
     )
     resume = _newest_whole(checkpoints) if checkpoints.is_dir() else None
-    resumed_from = 0 if resume is None else int(resume.name.rpartition("-")[2])
     if resume is not None:
+        resumed_from = int(resume.name.rpartition("-")[2])
         trainer.args.eval_on_start = False
         for entry in json.loads((resume / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]:
             if seen := _losses(entry):
@@ -338,4 +322,4 @@ def train(
     if not all(math.isfinite(value) for entry in history for value in entry.values()):
         raise BackendError("training diverged: the loss is not a number; lower train.learning_rate")
     _write_adapter(trainer, destination, base_name=base_name)
-    return Trained(destination, history, resumed_from, time.perf_counter() - start)
+    return Trained(destination, history, time.perf_counter() - start)

@@ -11,7 +11,6 @@ Nothing is truncated: a text longer than the window is refused.
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import json
 import os
@@ -25,9 +24,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from pipelines.core.digests import digest_json
+from pipelines.definitions import hub_folder, read_yaml, sha256_file
 from pipelines.errors import BackendError, BadConfig, BadInput, IntegrityError, MissingTool
 
 DEFINITION_FORM = "one of package, path or hub; and optionally prefix, window, random_seed"
@@ -58,12 +57,7 @@ def _folder(name: str, raw: Mapping[str, Any]) -> Path:
     elif "path" in raw:
         folder = Path(raw["path"]).expanduser()
     else:
-        from huggingface_hub import snapshot_download
-
-        try:
-            folder = Path(snapshot_download(str(raw["hub"]), local_files_only=True))
-        except Exception as exc:  # the hub's errors for "not on disk" share no base class
-            raise MissingTool(f"embedder {name}: {raw['hub']} is not in the local Hugging Face cache") from exc
+        folder = hub_folder(str(raw["hub"]), what=f"embedder {name}")
     for needed in ("modules.json", "tokenizer.json", "config.json"):
         if not (folder / needed).is_file():
             raise MissingTool(f"embedder {name}: no {needed} in {folder}; it must be a sentence-transformers folder")
@@ -73,15 +67,7 @@ def _folder(name: str, raw: Mapping[str, Any]) -> Path:
 def read_definition(file: Path) -> Definition:
     """Parse strictly and find the model. BadConfig shows the valid form; MissingTool names what is not there."""
     name = file.stem
-    try:
-        raw = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as exc:
-        known = ", ".join(sorted(other.stem for other in file.parent.glob("*.yaml"))) or "none"
-        raise BadConfig(
-            f"embed.model is {name!r}, but there is no models/embedders/{name}.yaml; known: {known}"
-        ) from exc
-    except (OSError, yaml.YAMLError) as exc:
-        raise BadConfig(f"models/embedders/{file.name} is not readable YAML: {exc}") from exc
+    raw = read_yaml(file, folder="models/embedders", key="embed.model")
     sources = {"package", "path", "hub"}
     allowed = sources | {"prefix", "window", "random_seed"}
     if not isinstance(raw, dict) or set(raw) - allowed or len(sources & set(raw)) != 1:
@@ -94,11 +80,6 @@ def read_definition(file: Path) -> Definition:
         raise BadConfig(f"models/embedders/{file.name}: the model does not say its window; add `window: TOKENS`")
     lower = bool(config.get("do_lower_case", False))
     return Definition(name, folder, raw.get("prefix") or "", window, lower, raw.get("random_seed"))
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def embedder_digest(definition: Definition, precision: str) -> str:
@@ -116,13 +97,13 @@ def embedder_digest(definition: Definition, precision: str) -> str:
     modules = []
     for module in json.loads((folder / "modules.json").read_text(encoding="utf-8")):
         config = folder / module["path"] / "config.json"
-        modules.append([module["type"].rsplit(".", 1)[-1], _sha256(config) if config.is_file() else None])
+        modules.append([module["type"].rsplit(".", 1)[-1], sha256_file(config) if config.is_file() else None])
     drawn = definition.random_seed
     return digest_json(
         {
-            "weights": [_sha256(file) for file in weights] if drawn is None else f"random {drawn}",
+            "weights": [sha256_file(file) for file in weights] if drawn is None else f"random {drawn}",
             "modules": modules,
-            "tokenizer": _sha256(folder / "tokenizer.json"),
+            "tokenizer": sha256_file(folder / "tokenizer.json"),
             "prefix": definition.prefix,
             "lower": definition.lower,
             "window": definition.window,
@@ -150,7 +131,7 @@ def _export(definition: Definition, digest: str, destination: Path) -> None:
             "prefix": definition.prefix,
             "lower": definition.lower,
             "window": definition.window,
-            "files": {name: _sha256(folder / name) for name in _FILES},
+            "files": {name: sha256_file(folder / name) for name in _FILES},
         }
         (folder / "embedder.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
         try:
@@ -171,7 +152,7 @@ class OpenVinoEmbedder:
         """Verify the export below `folder`; IntegrityError when a file is not what was recorded."""
         facts = json.loads((folder / "embedder.json").read_text(encoding="utf-8"))
         for file, digest in facts["files"].items():
-            if not (folder / file).is_file() or _sha256(folder / file) != digest:
+            if not (folder / file).is_file() or sha256_file(folder / file) != digest:
                 raise IntegrityError(
                     f"{folder / file} is not the file that was exported; delete {folder} and run again"
                 )

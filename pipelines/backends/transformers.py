@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.core.digests import digest_json
+from pipelines.definitions import arithmetic, sha256_file
 from pipelines.errors import BackendError, BadInput, IntegrityError
-from pipelines.generator_files import Definition, read_definition, sha256_file
+from pipelines.generator_files import Definition, read_definition
 from pipelines.locks import exclusive
 from pipelines.ports import Completion, Messages
 
@@ -121,13 +122,6 @@ def _file_digests(folder: Path) -> dict[str, str]:
     return found
 
 
-def native_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16 itself (AVX512-BF16, AMX); without, it is 10 times slower than float32."""
-    import torch
-
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
 class TransformersGenerator:
     """A `ports.Generator`. Nothing heavy is imported or loaded before the first call that needs it.
 
@@ -153,9 +147,7 @@ class TransformersGenerator:
     @cached_property
     def precision(self) -> str:
         """bfloat16 or float32."""
-        if self._definition.precision != "auto":
-            return self._definition.precision
-        return "bfloat16" if native_bfloat16() else "float32"
+        return arithmetic(self._definition.precision)
 
     @cached_property
     def adapter_digest(self) -> str | None:

@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from pipelines.answering import served_prompt
 from pipelines.core import gates
 from pipelines.core.digests import digest_json
 from pipelines.core.nouns import Adapter, Candidate, Check, IndexBuild, Metric, Report, Verdict
-from pipelines.core.prompts import ARMS, prompt_digest
+from pipelines.core.prompts import ARMS
 from pipelines.core.scores import answer_scores, retrieval_scores
 from pipelines.params import CorpusParams
 from pipelines.ports import Ports
@@ -21,19 +22,6 @@ from pipelines.schemas import read_jsonl
 from pipelines.workspace import Workspace
 
 Facts = Mapping[str, Any]
-
-
-def served_prompt(params: CorpusParams) -> str:
-    """Digest of the prompt that these params serve with."""
-    generate = params.generate
-    return prompt_digest(
-        model=generate.model,
-        system=generate.system,
-        refusal=generate.refusal,
-        structured=generate.reply_schema is not None,
-        max_new_tokens=generate.max_new_tokens,
-        passage_tokens=generate.passage_tokens,
-    )
 
 
 def _metrics(family: str, found: Facts) -> dict[str, Metric]:
@@ -122,7 +110,7 @@ _ADAPTER = ("digest", "key", "base", "base_digest", "training_digest")
 
 def decide(params: CorpusParams, workspace: Workspace) -> dict[str, Any]:
     """The judge's receipt, from the other stages' receipts and score rows."""
-    prompt = served_prompt(params)
+    prompt = served_prompt(params.generate)
     answers = workspace.receipt("score_answers")
     primary = params.judge.primary.partition(".")[2]
     means = {

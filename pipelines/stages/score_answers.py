@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipelines import adapters
-from pipelines.answering import passages_of, replies
+from pipelines.answering import prompts, replies, served_prompt
 from pipelines.core import answers as scoring
 from pipelines.core import splits
 from pipelines.core.bootstrap import mean_interval
 from pipelines.core.digests import digest_json, digest_text
 from pipelines.core.nouns import Report
-from pipelines.core.prompts import ARMS, RETRIEVING, TUNED, chat, first_object, parse_reply, prompt_digest
+from pipelines.core.prompts import ARMS, RETRIEVING, TUNED, first_object, parse_reply
 from pipelines.errors import BadInput, IntegrityError, NotFound
 from pipelines.params import CorpusParams, Generate, Retrieve
 from pipelines.ports import Completion, Generator, Hit, Ports
@@ -67,11 +67,8 @@ def _search(ports: Ports, build: Json, questions: Sequence[Json], retrieve: Retr
 def _ask(asked: Asked, questions: Sequence[Json], ports: Ports, *, batch: int) -> tuple[list[dict[str, Any]], int]:
     """(a row per question, replies generated now)."""
     generate = asked.generate
-    retrieving = asked.arm in RETRIEVING
-    shown = [
-        passages_of(hits, asked.generator, tokens=generate.passage_tokens) if retrieving else [] for hits in asked.hits
-    ]
-    chats = [chat(q["question"], p, system=generate.system) for q, p in zip(questions, shown, strict=True)]
+    texts = [q["question"] for q in questions]
+    shown, chats = prompts(texts, asked.hits, asked.generator, arm=asked.arm, generate=generate)
     completions, made = replies(
         ports.objects,
         asked.generator,
@@ -98,7 +95,7 @@ def _ask(asked: Asked, questions: Sequence[Json], ports: Ports, *, batch: int) -
                 "reply": completion.text,
                 "answer": reply.answer,
                 "citations": reply.citations,
-                "passages": [_passage(hit) for hit in hits] if retrieving else [],
+                "passages": [_passage(hit) for hit in hits] if asked.arm in RETRIEVING else [],
                 "metrics": scoring.score(reply, question["answers"], documents, format_valid=well_formed),
                 **_cost(completion),
             }
@@ -250,7 +247,6 @@ def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> Report:
     write_jsonl(workspace.scores("answers"), rows)
     metrics = {arm: [row["metrics"] for row in found] for arm, found in by_arm.items()}
     base = ports.generator()
-    generate = params.generate
     facts: dict[str, Any] = {
         "questions": len(questions),
         "questions_digest": digest_json(questions),
@@ -258,14 +254,7 @@ def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> Report:
         "adapter": workspace.receipt("train").get("digest"),
         "base": base.name,
         "base_digest": base.base_digest,
-        "prompt_digest": prompt_digest(
-            model=generate.model,
-            system=generate.system,
-            refusal=generate.refusal,
-            structured=generate.reply_schema is not None,
-            max_new_tokens=generate.max_new_tokens,
-            passage_tokens=generate.passage_tokens,
-        ),
+        "prompt_digest": served_prompt(params.generate),
         "arms": {arm: _json(scoring.summarise(found, **BOOTSTRAP)) for arm, found in metrics.items()},
         "differences": {
             arm: _json(scoring.differences(found, metrics["base"], **BOOTSTRAP))
