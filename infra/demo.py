@@ -35,7 +35,19 @@ QUESTION = "What is our refund policy?"
 SHOWN_REVISIONS = 2
 DAGS = tuple(f"{CORPUS}_{kind}" for kind in graph.DAGS)
 DONE = {"success", "failed", "skipped", "upstream_failed", "removed"}
-NOISE = ("Running command", "Output:", "Tmp dir", "Filling up", "Worker startup", "Command exited", "{", "Done.")
+ENDED = {"success", "failed"}
+NOISE = (
+    "Running command",
+    "Output:",
+    "Tmp dir",
+    "Filling up",
+    "Worker startup",
+    "Command exited",
+    "{",
+    "Done.",
+    "::",
+    "DAG bundles",
+)
 MARK = {"success": "[green]done[/]", "skipped": "[dim]nothing to do[/]", "running": "[yellow]running[/]"}
 MARK |= {"failed": "[red]failed[/]", "upstream_failed": "[red]not reached[/]"}
 
@@ -45,13 +57,13 @@ class Follower:
 
     def __init__(self, api: AirflowApi, services: Services, console: Console) -> None:
         self.api, self.services, self.console = api, services, console
-        self.before = {dag: {run["dag_run_id"] for run in api.runs(dag)} for dag in DAGS}
+        # A run that a killed demo left unfinished goes on by itself: it is followed like a new one.
+        self.before = {dag: {run["dag_run_id"] for run in api.runs(dag) if run["state"] in ENDED} for dag in DAGS}
         self.states: dict[tuple[str, str], str] = {}
         self.started = time.monotonic()
 
-    def _new_run(self, dag: str) -> dict[str, str] | None:
-        fresh = [run for run in self.api.runs(dag) if run["dag_run_id"] not in self.before[dag]]
-        return fresh[0] if fresh else None
+    def _new_runs(self, dag: str) -> list[dict[str, str]]:
+        return [run for run in self.api.runs(dag) if run["dag_run_id"] not in self.before[dag]]
 
     def _last_line(self, dag: str, run: str, task: str) -> str:
         """The running task's newest output line, from its log file."""
@@ -70,11 +82,12 @@ class Follower:
 
     def _rows(self) -> tuple[list[tuple[str, str, str, str, str]], bool, str | None]:
         """(dag, stage, state, seconds, latest line) rows; whether all is over; the first failure."""
-        rows, over, failed = [], False, None
+        rows, failed = [], None
         unchanged = False
         nodes = graph.load().values()
+        followed = {dag: self._new_runs(dag) for dag in DAGS}
         for kind, dag in zip(graph.DAGS, DAGS, strict=True):
-            run = self._new_run(dag)
+            run = followed[dag][0] if followed[dag] else None
             tasks = self.api.tasks(dag, run["dag_run_id"]) if run else {}
             for node in (node for node in nodes if node.dag == kind):
                 task = tasks.get(node.name, {})
@@ -88,10 +101,9 @@ class Follower:
                 rows.append((dag, node.name, state, seconds, line))
                 if node.name == "snapshot" and state == "skipped":
                     unchanged = True
-            if kind == "release" and run and run["state"] in ("success", "failed"):
-                over = True
-            if kind == "corpus" and unchanged and run and run["state"] in ("success", "failed"):
-                over = True
+        ended = all(run["state"] in ENDED for runs in followed.values() for run in runs)
+        *before_release, release = (bool(followed[dag]) for dag in DAGS)
+        over = ended and (release or (unchanged and before_release == [True, False, False]))
         return rows, over, failed
 
     def _table(self, rows: list[tuple[str, str, str, str, str]]) -> Table:
@@ -132,14 +144,18 @@ class Follower:
                     return
                 if time.monotonic() - self.started > timeout:
                     raise BackendError(f"not finished after {timeout:.0f} s; the Airflow logs say why")
-                time.sleep(2)
+                time.sleep(3)
 
 
-def _pending(target: Path) -> list[str]:
-    """Revisions the demo has yet to land; the newest landed one again when there is nothing new."""
-    shown = revisions()[:SHOWN_REVISIONS]
-    current = landed(target)
-    return [name for name in shown if current is None or name > current] or [current or shown[-1]]
+def pending(current: str | None, shown: list[str], *, unfinished: bool) -> list[str]:
+    """Revisions to go through: those that have yet to land; before them the one that has landed (`current`), when
+    `unfinished` says that its runs have not ended, or when there is nothing else."""
+    later = [name for name in shown if current is None or name > current]
+    return [current, *later] if current and (unfinished or not later) else later
+
+
+def _unfinished(api: AirflowApi) -> bool:
+    return any(run["state"] not in ENDED for dag in DAGS for run in api.runs(dag))
 
 
 def _ask(settings: Settings, console: Console) -> None:
@@ -159,8 +175,8 @@ def demo(settings: Settings) -> None:
         api.wait_for_dags(set(DAGS))
         for dag in DAGS:
             api.unpause(dag)
-        fresh = False
-        for revision in _pending(target):
+        fresh = bool(landed(target)) and (_unfinished(api) or not known)
+        for revision in pending(landed(target), revisions()[:SHOWN_REVISIONS], unfinished=fresh):
             if landed(target) != revision:
                 land(target, revision)
                 fresh = True

@@ -130,7 +130,6 @@ class Judge(Section):
 
 class Promote(Section):
     arm: Literal["auto", "base", "rag", "tuned", "both"]
-    retention: Count
 
 
 class CorpusParams(Section):

@@ -152,7 +152,7 @@ def test_a_release_is_recognised_until_anything_that_makes_it_changes(wiring):
         {"train": {**ADAPTER, "digest": "x"}},
         {"train": {"skipped": "no examples"}},
         {"params": {**params, "retrieve": {"mode": "dense", "k": 3}}},
-        {"params": {**params, "promote": {"arm": "both", "retention": 5}}},
+        {"params": {**params, "promote": {"arm": "both"}}},
         {"params": {**params, "judge": {**params["judge"], "primary": "answers.exact_match"}}},
     ):
         assert not released_already(manifest, **{**given, **change})

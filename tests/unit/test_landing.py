@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from infra.demo import pending
 from infra.landing import HANDBOOK, land, landed, revisions
 from pipelines.errors import NotFound
 from pipelines.settings import checkout
@@ -56,3 +57,11 @@ def test_removing_what_is_not_there_is_named_and_leaves_the_landing(fixture, tmp
 
 def test_the_handbook_has_three_revisions():
     assert len(revisions(checkout() / HANDBOOK)) == 3
+
+
+def test_the_demo_goes_through_what_has_not_landed_and_first_through_what_was_left_unfinished():
+    shown = ["2026-01-12", "2026-05-04"]
+    assert pending(None, shown, unfinished=False) == shown
+    assert pending(shown[0], shown, unfinished=False) == shown[1:]
+    assert pending(shown[0], shown, unfinished=True) == shown
+    assert pending(shown[1], shown, unfinished=False) == shown[1:]
