@@ -12,7 +12,6 @@ import json
 import sys
 import time
 from datetime import datetime
-from pathlib import Path
 
 from rich.console import Console
 from rich.live import Live
