@@ -65,14 +65,16 @@ class Follower:
         return [run for run in self.api.runs(dag) if run["dag_run_id"] not in self.before[dag]]
 
     def _last_line(self, dag: str, run: str, task: str) -> str:
-        """The running task's newest output line, from its log file."""
+        """The task's newest output line, from its log file; of one that ended, its summary."""
         folder = self.services.airflow_home / "logs" / f"dag_id={dag}" / f"run_id={run}" / f"task_id={task}"
         logs = sorted(folder.glob("attempt=*.log"))
         if not logs:
             return ""
-        for line in reversed(logs[-1].read_text(errors="replace").splitlines()[-5:]):
+        for line in reversed(logs[-1].read_text(errors="replace").splitlines()[-8:]):
             try:
                 event = str(json.loads(line).get("event", ""))
+                if event.startswith('{"stage"'):
+                    return str(json.loads(event)["summary"])[:90]
             except ValueError:
                 continue
             if event and not event.startswith(NOISE):
@@ -92,7 +94,7 @@ class Follower:
                 task = tasks.get(node.name, {})
                 state = task.get("state") or "waiting"
                 line = ""
-                if state == "running" and run:
+                if state in ("running", "success", "skipped") and run:
                     line = self._last_line(dag, run["dag_run_id"], node.name)
                 if state == "failed" and run:
                     failed = f"{dag}.{node.name}: {self._last_line(dag, run['dag_run_id'], node.name)}"
@@ -130,7 +132,7 @@ class Follower:
 
     def follow(self, *, timeout: float = 1800) -> None:
         """Return when the release DAG's run is over, or the corpus turned out unchanged; BackendError on failure."""
-        with Live(console=self.console, refresh_per_second=2, transient=False) as live:
+        with Live(console=self.console, refresh_per_second=2, transient=True) as live:
             while True:
                 rows, over, failed = self._rows()
                 if self.console.is_terminal:
@@ -140,10 +142,12 @@ class Follower:
                 if failed:
                     raise BackendError(f"{failed} (logs: {self.services.airflow_home / 'logs'})")
                 if over:
-                    return
+                    break
                 if time.monotonic() - self.started > timeout:
                     raise BackendError(f"not finished after {timeout:.0f} s; the Airflow logs say why")
                 time.sleep(3)
+        self.console.export_text(clear=True)  # the picture of the demo begins with the newest revision's stages
+        self.console.print(self._table(rows))
 
 
 def pending(current: str | None, shown: list[str], *, unfinished: bool) -> list[str]:

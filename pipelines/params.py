@@ -223,6 +223,17 @@ def load_corpus(file: Path, corpus: str) -> CorpusParams:
     return known[corpus]
 
 
+def released(file: Path, corpus: str, sections: Mapping[str, Any]) -> CorpusParams:
+    """The params of a release: today's defaults with the sections that its manifest carries over them. BadConfig when
+    this version of Assay does not know one of their keys."""
+    block = {"source": {"documents": "."}, **sections}
+    raw = {"defaults": read_raw(file)["defaults"], "corpora": {corpus: block}}
+    try:
+        return CorpusParams.model_validate(corpus_block(raw, corpus))
+    except ValidationError as exc:
+        raise BadConfig(_one_line(file, corpus, exc)) from exc
+
+
 def resolve(path: str, *, file: Path, home: Path) -> Path:
     """A path of params.yaml as an absolute path: `$ASSAY_HOME/...`, absolute, or relative to the params file."""
     if path.startswith("$ASSAY_HOME/"):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
+from typing import Any, Self
 
 from pipelines import params as params_module
 from pipelines import ports
@@ -24,6 +26,15 @@ class Wiring:
     @classmethod
     def of(cls, settings: Settings, corpus: str) -> Wiring:
         return cls(settings, corpus, params_module.load_corpus(settings.params_file, corpus))
+
+    @classmethod
+    def released(cls, settings: Settings, manifest: Mapping[str, Any]) -> Self:
+        """The ports of a release: today's defaults, with the params it was judged with over them."""
+        corpus = manifest["corpus"]
+        return cls(settings, corpus, params_module.released(settings.params_file, corpus, manifest["params"]))
+
+    def as_released(self, manifest: Mapping[str, Any]) -> Self:
+        return self.released(self.settings, manifest)
 
     def path(self, text: str) -> Path:
         """A path written in params.yaml."""

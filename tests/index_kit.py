@@ -24,7 +24,7 @@ from pipelines.settings import Settings, checkout
 from pipelines.wiring import Wiring
 from pipelines.workspace import Workspace
 
-XQUAD = Path("/work/shared/data/xquad_en")
+XQUAD = checkout().parent / "shared" / "data" / "xquad_en"
 
 SUBJECTS = ("tent", "stove", "boot", "pack", "jacket", "mat", "rope", "lamp")
 TEXTS = {

@@ -9,17 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
-from pipelines import adapters
-from pipelines import params as params_module
 from pipelines.answering import prompts
 from pipelines.builds import load_build
 from pipelines.core.prompts import TUNED, Reply, parse_reply
-from pipelines.errors import BadInput, IntegrityError, NotFound
-from pipelines.params import CorpusParams
-from pipelines.ports import Embedder, Generator, Hit, Ports
+from pipelines.errors import BadInput, NotFound
+from pipelines.ports import Generator, Hit
+from pipelines.released import adapter_folder, embedder_of
 from pipelines.settings import Settings
 from pipelines.wiring import Wiring
 
@@ -27,50 +24,22 @@ Json = Mapping[str, Any]
 _EMPTY = 'the question is empty; ask something, e.g. "What is the refund policy?"'
 
 
-def released_ports(settings: Settings, manifest: Json) -> Wiring:
-    """The ports of a release: today's defaults, with the params it was judged with over them."""
-    raw = params_module.read_raw(settings.params_file)
-    corpus = manifest["corpus"]
-    block = {"source": {"documents": "."}, **manifest["params"]}
-    whole = params_module.corpus_block({"defaults": raw["defaults"], "corpora": {corpus: block}}, corpus)
-    return Wiring(settings, corpus, CorpusParams.model_validate(whole))
-
-
-def adapter_folder(ports: Ports, adapter: Json) -> Path:
-    """The release's adapter as a local folder; IntegrityError when it is not the one that the manifest binds."""
-    folder = adapters.fetch(ports.objects, f"adapters/{adapter['digest']}", cache=ports.settings.cache)
-    if adapters.digest(folder) != adapter["digest"]:
-        raise IntegrityError(f"adapter {folder.name[:12]} is not what the release binds: {adapter['digest'][:12]}")
-    return folder
-
-
-def checked_embedder(ports: Ports, manifest: Json) -> Embedder:
-    """The embedder that the release's vectors were made by; IntegrityError when the one of that name is another."""
-    embedder, wanted = ports.embedder, manifest["embedder"]
-    if embedder.digest != wanted["digest"]:
-        raise IntegrityError(
-            f"{manifest['corpus']}@{manifest['generation']} was embedded by {wanted['name']} {wanted['digest'][:12]}, "
-            f"but {embedder.name} is {embedder.digest[:12]} here; their vectors cannot be compared"
-        )
-    return embedder
-
-
 class Service:
     """A verified release, ready to answer; models are loaded with the first question and kept."""
 
     def __init__(self, settings: Settings, manifest: Json) -> None:
         self.manifest = manifest
-        self.ports = released_ports(settings, manifest)
+        self.ports = Wiring.released(settings, manifest)
 
     @cached_property
     def _generator(self) -> Generator:
         if self.manifest["arm"] not in TUNED:
             return self.ports.generator()
-        return self.ports.generator(adapter_folder(self.ports, self.manifest["adapter"]))
+        return self.ports.generator(adapter_folder(self.manifest, self.ports))
 
     def _search(self, questions: Sequence[str]) -> list[list[Hit]]:
         """The passages of each question, best first."""
-        embedder = checked_embedder(self.ports, self.manifest)
+        embedder = embedder_of(self.manifest, self.ports)
         ports, index, retrieve = self.ports, self.manifest["index"], self.ports.params.retrieve
         vectors = embedder.embed_batch(questions)
 

@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from pipelines import adapters
-from pipelines.actions.ask import adapter_folder, checked_embedder, released_ports
 from pipelines.actions.verify import parquet_digest
 from pipelines.backends.objects import ObstoreObjects
 from pipelines.backends.openvino import reopen
 from pipelines.backends.releaselog import public_file, read_public_key, unseal
 from pipelines.errors import BadInput, IntegrityError
 from pipelines.ports import Ports
+from pipelines.released import adapter_folder, embedder_of
 from pipelines.settings import Settings
 from pipelines.wiring import Wiring
 
@@ -56,12 +56,12 @@ def _copy_index(ports: Ports, index: Json, folder: Path) -> None:
 
 def _copy_models(ports: Ports, manifest: Json, folder: Path) -> None:
     """The embedder's export, opened once more from its copy, and the adapter, its digest taken again."""
-    embedder = checked_embedder(ports, manifest)
+    embedder = embedder_of(manifest, ports)
     shutil.copytree(ports.settings.cache / "embedders" / embedder.digest, folder / "embedder")
     embed = manifest["params"]["embed"]
     reopen(str(folder / "embedder"), embedder.name, embed["precision"], embed["batch_tokens"], 1)
     if manifest["adapter"]:
-        shutil.copytree(adapter_folder(ports, manifest["adapter"]), folder / "adapter")
+        shutil.copytree(adapter_folder(manifest, ports), folder / "adapter")
         if adapters.digest(folder / "adapter") != manifest["adapter"]["digest"]:
             raise IntegrityError("the copied adapter is not what the release binds")
 
@@ -77,7 +77,7 @@ def pull_release(settings: Settings, corpus: str, generation: int | None = None,
     manifest = log.read(corpus, generation)
     name = f"{corpus}@{manifest['generation']}"
     key_file = public_file(settings.signing_key)
-    ports = released_ports(settings, manifest)
+    ports = Wiring.released(settings, manifest)
     try:
         to.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=to.parent, prefix=f".{to.name}.") as temporary:

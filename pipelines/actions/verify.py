@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pipelines.actions.ask import adapter_folder, checked_embedder, released_ports
 from pipelines.backends.releaselog import key_id, public_file, read_public_key
 from pipelines.builds import build_rows, held
 from pipelines.core.digests import combine_sets, digest_row, digest_set
 from pipelines.errors import IntegrityError, NotFound
 from pipelines.ports import ObjectStore
+from pipelines.released import adapter_folder, embedder_of
 from pipelines.settings import Settings
 from pipelines.wiring import Wiring
 
@@ -49,8 +49,8 @@ def verify_release(settings: Settings, corpus: str, generation: int | None = Non
     manifest = log.read(corpus, generation)
     signer = key_id(read_public_key(public_file(settings.signing_key)))
     yield f"signature: {corpus} generation {manifest['generation']}, signed by key {signer[:16]}"
-    ports = released_ports(settings, manifest)
-    embedder = checked_embedder(ports, manifest)
+    ports = Wiring.released(settings, manifest)
+    embedder = embedder_of(manifest, ports)
     yield f"embedder: {embedder.name} {embedder.digest[:16]}"
     index = manifest["index"]
     try:
@@ -59,5 +59,5 @@ def verify_release(settings: Settings, corpus: str, generation: int | None = Non
     except NotFound as exc:
         raise IntegrityError(f"the release binds what is gone: {exc}") from exc
     if manifest["adapter"]:
-        adapter_folder(ports, manifest["adapter"])
+        adapter_folder(manifest, ports)
         yield f"adapter: {manifest['adapter']['digest'][:16]}"

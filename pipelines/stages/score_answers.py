@@ -20,7 +20,8 @@ from pipelines.core.nouns import Report
 from pipelines.core.prompts import ARMS, RETRIEVING, TUNED, first_object, parse_reply
 from pipelines.errors import BadInput, IntegrityError, NotFound
 from pipelines.params import CorpusParams, Generate, Retrieve
-from pipelines.ports import Completion, Generator, Hit, Ports
+from pipelines.ports import Completion, Embedder, Generator, Hit, Ports, VectorStore
+from pipelines.released import adapter_folder, embedder_of
 from pipelines.reply_schema import load_validator
 from pipelines.schemas import read_jsonl, write_jsonl
 from pipelines.workspace import Workspace
@@ -51,17 +52,12 @@ def chosen(questions: Sequence[Json], params: CorpusParams) -> list[Json]:
     return sorted(tested[: params.answer.max_questions], key=lambda q: str(q["id"]))
 
 
-def _search(ports: Ports, build: Json, questions: Sequence[Json], retrieve: Retrieve) -> list[list[Hit]]:
-    """Passages of every question; IntegrityError when the embedder is not the one that made the build's vectors."""
-    if ports.embedder.digest != build["embedder_digest"]:
-        raise IntegrityError(
-            f"{build['collection']} was embedded by {build['embedder_digest'][:12]}, "
-            f"but embed.model is {ports.embedder.digest[:12]} now; run stage embed again"
-        )
+def _search(
+    store: VectorStore, embedder: Embedder, collection: str, questions: Sequence[Json], retrieve: Retrieve
+) -> list[list[Hit]]:
+    """Passages of every question."""
     texts = [q["question"] for q in questions]
-    return ports.store.search(
-        build["collection"], texts, ports.embedder.embed_batch(texts), k=retrieve.k, mode=retrieve.mode
-    )
+    return store.search(collection, texts, embedder.embed_batch(texts), k=retrieve.k, mode=retrieve.mode)
 
 
 def _ask(asked: Asked, questions: Sequence[Json], ports: Ports, *, batch: int) -> tuple[list[dict[str, Any]], int]:
@@ -124,7 +120,12 @@ def _cost(completion: Completion) -> dict[str, Any]:
 def _arms(params: CorpusParams, workspace: Workspace, ports: Ports, questions: Sequence[Json]) -> Any:
     """(the arms to ask, arm -> why it is missing)."""
     train, build = workspace.receipt("train"), workspace.receipt("index")
-    hits = _search(ports, build, questions, params.retrieve)
+    if ports.embedder.digest != build["embedder_digest"]:
+        raise IntegrityError(
+            f"{build['collection']} was embedded by {build['embedder_digest'][:12]}, "
+            f"but embed.model is {ports.embedder.digest[:12]} now; run stage embed again"
+        )
+    hits = _search(ports.store, ports.embedder, build["collection"], questions, params.retrieve)
     valid = load_validator(params.generate.reply_schema, ports)
     base, tuned = ports.generator(), None
     if "skipped" not in train:
@@ -141,28 +142,27 @@ def _arms(params: CorpusParams, workspace: Workspace, ports: Ports, questions: S
     return asked, missing
 
 
-def _champion(params: CorpusParams, workspace: Workspace, ports: Ports, questions: Sequence[Json]) -> Any:
-    """(the champion as one more arm, or None; why it cannot be asked, or None)."""
+def _champion(workspace: Workspace, ports: Ports, questions: Sequence[Json]) -> Any:
+    """(the champion as one more arm, with its own index, embedder, generator and prompt, or None; why it cannot be
+    asked, or None)."""
     champion = workspace.champion()
     if not champion:
         return None, None
-    generate = Generate.model_validate(champion["params"]["generate"])
-    retrieve = Retrieve.model_validate(champion["params"]["retrieve"])
-    if generate.model != params.generate.model:
-        return None, f"the champion's generator is {generate.model}, this candidate's {params.generate.model}"
-    build = {
-        "collection": champion["index"]["collection"],
-        "embedder_digest": champion["embedder"]["digest"],
-    }
     try:
-        folder = None
-        if champion["arm"] in TUNED:
-            folder = adapters.fetch(ports.objects, champion["adapter"]["key"], cache=ports.settings.cache)
-        hits = _search(ports, build, questions, retrieve)
+        theirs = ports.as_released(champion)
+        embedder = embedder_of(champion, theirs)
+        folder = adapter_folder(champion, theirs) if champion["arm"] in TUNED else None
+        generator = theirs.generator(folder)
+        if generator.base_digest != champion["base"]["digest"]:
+            was = champion["base"]["digest"][:12]
+            raise IntegrityError(f"generator {generator.name} is no longer the champion's {was}")
+        generate = Generate.model_validate(champion["params"]["generate"])
+        retrieve = Retrieve.model_validate(champion["params"]["retrieve"])
+        hits = _search(ports.store, embedder, champion["index"]["collection"], questions, retrieve)
     except (NotFound, BadInput, IntegrityError) as exc:
         return None, str(exc)
     valid = load_validator(generate.reply_schema, ports)
-    return Asked("champion", champion["arm"], ports.generator(folder), hits, generate, valid), None
+    return Asked("champion", champion["arm"], generator, hits, generate, valid), None
 
 
 def _figure(arms: Mapping[str, Json]) -> Any:
@@ -237,7 +237,7 @@ def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> Report:
     asked, missing = _arms(params, workspace, ports, questions)
     if not asked:
         return _skipped(workspace, f"no arm can be asked: {'; '.join(missing.values())}")
-    champion, unscored = _champion(params, workspace, ports, questions)
+    champion, unscored = _champion(workspace, ports, questions)
     by_arm: dict[str, list[dict[str, Any]]] = {}
     made = 0
     for one in [*asked, *([champion] if champion else [])]:

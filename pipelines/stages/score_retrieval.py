@@ -20,8 +20,8 @@ from pipelines.core.nouns import Report
 from pipelines.errors import BadInput, IntegrityError, NotFound
 from pipelines.params import CorpusParams
 from pipelines.ports import Embedder, Hit, ObjectStore, Ports, VectorStore
+from pipelines.released import embedder_of
 from pipelines.schemas import read_jsonl, write_jsonl
-from pipelines.settings import checkout
 from pipelines.workspace import Workspace
 
 NAMES = {"ndcg@10": "nDCG@10", "recall@1": "R@1", "recall@5": "R@5", "recall@10": "R@10", "mrr": "RR@10"}
@@ -109,23 +109,6 @@ def latency(ports: Ports, collection: str, questions: Sequence[Json], *, k: int,
     return {"p50_ms": float(p50), "p99_ms": float(p99)}
 
 
-def _champion_embedder(champion: Json, ports: Ports) -> Embedder:
-    """The embedder that the champion's vectors were made by; IntegrityError when it is no longer that one."""
-    wanted = champion["embedder"]
-    if wanted["digest"] == ports.embedder.digest:
-        return ports.embedder
-    from pipelines.backends.openvino import load_embedder
-
-    embed = champion["params"]["embed"]
-    definition = checkout() / "models" / "embedders" / f"{embed['model']}.yaml"
-    found = load_embedder(
-        definition, cache=ports.settings.cache, precision=embed["precision"], batch_tokens=embed["batch_tokens"]
-    )
-    if found.digest != wanted["digest"]:
-        raise IntegrityError(f"embedder {embed['model']} is no longer the one that made {wanted['digest'][:12]}")
-    return found
-
-
 def score_champion(champion: Json, params: CorpusParams, ports: Ports, build: Json, questions: Sequence[Json]) -> Any:
     """(metrics by question id, reason why there are none). There is nothing to compare when nothing differs."""
     if not champion:
@@ -135,7 +118,8 @@ def score_champion(champion: Json, params: CorpusParams, ports: Ports, build: Js
         return {}, "the candidate is the champion's index"
     try:
         theirs = build_facts(ports.objects, champion["index"]["key"])
-        embedder = _champion_embedder(champion, ports)
+        same = champion["embedder"]["digest"] == ports.embedder.digest
+        embedder = ports.embedder if same else embedder_of(champion, ports.as_released(champion))
         _, _, metrics = score_build(ports, embedder, theirs, questions, k=retrieve["k"], mode=retrieve["mode"])
     except (NotFound, BadInput, IntegrityError) as exc:
         return {}, str(exc)

@@ -23,6 +23,7 @@ class Command:
 
     def __init__(self, root: Path) -> None:
         self.home, self.params, self.landing = root / "home", root / "params.yaml", root / "landing"
+        self.more: dict[str, str] = {}
         self.landing.mkdir()
         raw = yaml.safe_load((checkout() / "params.yaml").read_text())
         raw["corpora"] = {}
@@ -31,7 +32,8 @@ class Command:
     @property
     def env(self) -> dict[str, str]:
         path = os.pathsep.join([str(ASSAY.parent), os.environ["PATH"]])
-        return {**os.environ, "PATH": path, "ASSAY_HOME": str(self.home), "ASSAY_PARAMS": str(self.params)}
+        ours = {"PATH": path, "ASSAY_HOME": str(self.home), "ASSAY_PARAMS": str(self.params)}
+        return {**os.environ, **ours, **self.more}
 
     @property
     def workspace(self) -> Path:
@@ -125,3 +127,27 @@ def test_bad_input_is_one_line_and_exit_2_and_leaves_nothing(command):
     assert "unknown key 'chunks'; valid keys there are schedule, source, " in command.refused("stage", "demo", "fetch")
     assert "no corpus 'other'" not in command.refused("stage", "other", "fetch")  # the file is refused first
     assert "does not exist" in command.refused("new", "more", "--documents", str(command.landing / "nowhere"))
+
+
+def test_a_model_or_a_java_that_is_not_there_is_named_and_the_stage_leaves_nothing(command):
+    (command.landing / "a.md").write_text("# A\n\nThe refund window is thirty days.")
+    command("new", "demo", "--documents", str(command.landing))
+    for name in ("fetch", "check", "snapshot"):
+        command.stage(name)
+    command.change(embed={"model": "nowhere"})
+    assert "there is no models/embedders/nowhere.yaml; known: minilm" in command.refused("stage", "demo", "chunk")
+    assert not (command.workspace / "receipts" / "chunk.json").exists()
+    command.change(embed={"model": "minilm"})
+    assert command.stage("chunk")["changed"]
+    command.more = {"JAVA_HOME": str(command.landing)}
+    assert "openjdk-17-jre-headless" in command.refused("stage", "demo", "embed")
+    assert not (command.workspace / "receipts" / "embed.json").exists()
+    command.change(generate={"model": "nowhere"})
+    gold = command.landing.parent / "gold.jsonl"
+    rows = [{**QUESTION, "id": f"q{n}", "question": f"How long {n}?"} for n in range(40)]
+    gold.write_text("\n".join(json.dumps(row | {"evidence": []}) for row in rows))
+    command.change(source={"documents": str(command.landing), "questions": str(gold)})
+    for name in ("fetch", "check", "snapshot"):
+        command.stage(name)
+    assert "there is no models/generators/nowhere.yaml; known: smollm2" in command.refused("stage", "demo", "mix")
+    assert not (command.workspace / "receipts" / "mix.json").exists()

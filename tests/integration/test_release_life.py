@@ -12,6 +12,7 @@ import pytest
 from pipelines.actions import ask, promote, pull, reconcile, rollback, verify, views
 from pipelines.backends.releaselog import SignedReleaseLog
 from pipelines.errors import BadInput, IntegrityError, NotFound, NotPromotable, PromotionConflict
+from pipelines.released import embedder_of
 from pipelines.wiring import Wiring
 from tests import release_kit as kit
 
@@ -161,7 +162,7 @@ def test_an_embedder_of_another_digest_cannot_be_asked(settings):
     manifest = views.release_manifest(settings, TINY, None)
     manifest["embedder"]["digest"] = "0" * 64
     with pytest.raises(IntegrityError, match="their vectors cannot be compared"):
-        ask.checked_embedder(ask.released_ports(settings, manifest), manifest)
+        embedder_of(manifest, Wiring.released(settings, manifest))
 
 
 def test_a_verdict_against_an_older_champion_loses_and_the_next_run_judges_against_the_newest(settings):

@@ -1,0 +1,36 @@
+"""The models behind a release, checked against what its manifest binds. It opens nothing else of a release."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipelines import adapters
+from pipelines.errors import IntegrityError
+from pipelines.ports import Embedder, Ports
+
+Manifest = Mapping[str, Any]
+
+
+def embedder_of(manifest: Manifest, ports: Ports) -> Embedder:
+    """The embedder that the release's vectors were made by; IntegrityError when the one of that name is another now.
+
+    `ports` are those of `Ports.as_released`.
+    """
+    embedder, wanted = ports.embedder, manifest["embedder"]
+    if embedder.digest != wanted["digest"]:
+        raise IntegrityError(
+            f"{manifest['corpus']}@{manifest['generation']} was embedded by {wanted['name']} {wanted['digest'][:12]}, "
+            f"but {embedder.name} is {embedder.digest[:12]} here; their vectors cannot be compared"
+        )
+    return embedder
+
+
+def adapter_folder(manifest: Manifest, ports: Ports) -> Path:
+    """The release's adapter as a local folder; IntegrityError when it is not the one that the manifest binds."""
+    wanted = manifest["adapter"]["digest"]
+    folder = adapters.fetch(ports.objects, f"adapters/{wanted}", cache=ports.settings.cache)
+    if adapters.digest(folder) != wanted:
+        raise IntegrityError(f"adapter {folder.name[:12]} is not what the release binds: {wanted[:12]}")
+    return folder
