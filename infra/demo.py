@@ -35,18 +35,9 @@ SHOWN_REVISIONS = 2
 DAGS = tuple(f"{CORPUS}_{kind}" for kind in graph.DAGS)
 DONE = {"success", "failed", "skipped", "upstream_failed", "removed"}
 ENDED = {"success", "failed"}
-NOISE = (
-    "Running command",
-    "Output:",
-    "Tmp dir",
-    "Filling up",
-    "Worker startup",
-    "Command exited",
-    "{",
-    "Done.",
-    "::",
-    "DAG bundles",
-)
+NOISE = ("Running command", "Output:", "Tmp dir", "Filling up", "Worker startup", "Command exited", "Done.", "{")
+NOISE += ("::", "DAG bundles", "Pushing xcom", "Skipping task")
+"""What Airflow itself says in a task's log."""
 MARK = {"success": "[green]done[/]", "skipped": "[dim]nothing to do[/]", "running": "[yellow]running[/]"}
 MARK |= {"failed": "[red]failed[/]", "upstream_failed": "[red]not reached[/]"}
 

@@ -182,9 +182,14 @@ class Services:
         self.spawn("airflow-triggerer", [airflow, "triggerer", "--skip-serve-logs"])
 
     def _start_mlflow(self, mlflow: str) -> None:
-        (self.settings.home / "mlflow").mkdir(parents=True, exist_ok=True)
-        store = f"sqlite:///{self.settings.home / 'mlflow' / 'mlflow.db'}"
+        database = self.settings.home / "mlflow" / "mlflow.db"
         artifacts = str(self.settings.home / "mlflow" / "artifacts")
+        if not database.is_file():
+            # Made whole first: tasks may open it while the server would still be migrating it.
+            from pipelines.backends.mlflow import MlflowRegistry
+
+            MlflowRegistry(self.settings.mlflow_uri, artifacts=Path(artifacts)).prepare()
+        store = f"sqlite:///{database}"
         self.spawn(
             "mlflow",
             [

@@ -265,7 +265,7 @@ class DvcVersioner:
         from dvc.repo import Repo
 
         # Its hints ("to track the changes with git, run ...") are for people who work in the folder by hand.
-        logging.getLogger("dvc").setLevel(logging.WARNING)
+        logging.getLogger("dvc").setLevel(logging.ERROR)
         patience = self._patience
 
         class Patient(Lock):

@@ -41,9 +41,24 @@ class Evidence:
     """Metric families (`retrieval`) in which candidate and champion are the very same artifact."""
 
 
-def choose_arm(means: Mapping[str, float], *, wanted: str = "auto") -> tuple[str | None, str]:
-    """(arm, reason): `wanted`, or with `auto` the arm with the best mean; of equals the cheaper in the
-    order of `ARMS`: neither retrieval nor adapter, an index only, an adapter (a training run), both.
+def unfit_arms(arms: Mapping[str, Mapping[str, Metric]], floors: Mapping[str, float]) -> dict[str, str]:
+    """Arm -> why it may not serve: a floor on answers that it misses. `arms` holds metrics by short name."""
+    out: dict[str, str] = {}
+    for arm, metrics in arms.items():
+        for name, floor in floors.items():
+            family, _, metric = name.partition(".")
+            found = metrics.get(metric)
+            if family == "answers" and found is not None and found.value < floor:
+                out.setdefault(arm, f"{name} {found.value:.2f} is below {floor:g}")
+    return out
+
+
+def choose_arm(
+    means: Mapping[str, float], *, wanted: str = "auto", unfit: Mapping[str, str] | None = None
+) -> tuple[str | None, str]:
+    """(arm, reason): `wanted`, or with `auto` the arm with the best mean of those that meet the floors (floors are
+    constraints, the primary metric is the objective), of all when none does; of equals the cheaper in the order of
+    `ARMS`: neither retrieval nor adapter, an index only, an adapter (a training run), both.
 
     None when the wanted arm was not scored, or none was.
     """
@@ -54,10 +69,17 @@ def choose_arm(means: Mapping[str, float], *, wanted: str = "auto") -> tuple[str
     scored = [arm for arm in ARMS if arm in means]
     if not scored:
         return None, "no arm was scored"
-    best = max(scored, key=lambda arm: (means[arm], -ARMS.index(arm)))
-    ties = [arm for arm in scored if arm != best and means[arm] == means[best]]
+    left_out = {arm: why for arm, why in (unfit or {}).items() if arm in means}
+    fit = [arm for arm in scored if arm not in left_out]
+    among = fit or scored
+    best = max(among, key=lambda arm: (means[arm], -ARMS.index(arm)))
+    ties = [arm for arm in among if arm != best and means[arm] == means[best]]
     tail = f", the cheaper of it and {', '.join(ties)}" if ties else ""
-    return best, f"best of {', '.join(scored)}{tail}"
+    if fit and left_out:
+        tail += "; left out: " + ", ".join(f"{arm} ({left_out[arm]})" for arm in scored if arm in left_out)
+    elif left_out:
+        tail += "; none meets the floors"
+    return best, f"best of {', '.join(among)}{tail}"
 
 
 def floor_check(name: str, floor: float, metric: Metric | None, *, min_questions: int) -> Check:

@@ -24,16 +24,16 @@ from pipelines.workspace import Workspace
 Facts = Mapping[str, Any]
 
 
-def _metrics(family: str, found: Facts) -> dict[str, Metric]:
-    return {f"{family}.{name}": Metric(m["value"], m["low"], m["high"], m["n"]) for name, m in found.items()}
+def _metrics(prefix: str, found: Facts) -> dict[str, Metric]:
+    return {f"{prefix}{name}": Metric(m["value"], m["low"], m["high"], m["n"]) for name, m in found.items()}
 
 
 def _evidence(params: CorpusParams, workspace: Workspace, arm: str | None) -> gates.Evidence:
     """Everything measured about the arm that would serve, and about the champion on the same questions."""
     retrieval, answers = workspace.receipt("score_retrieval"), workspace.receipt("score_answers")
     champion = workspace.champion()
-    metrics = _metrics("retrieval", retrieval.get("metrics", {}))
-    metrics |= _metrics("answers", answers.get("arms", {}).get(arm, {}))
+    metrics = _metrics("retrieval.", retrieval.get("metrics", {}))
+    metrics |= _metrics("answers.", answers.get("arms", {}).get(arm, {}))
     retrieval_rows = _rows(workspace, "retrieval")
     answer_rows = _rows(workspace, "answers")
     ours: dict[str, Mapping[str, float]] = {}
@@ -118,8 +118,10 @@ def decide(params: CorpusParams, workspace: Workspace) -> dict[str, Any]:
         for arm, found in answers.get("arms", {}).items()
         if arm in ARMS and primary in found
     }
-    arm, arm_reason = gates.choose_arm(means, wanted=params.promote.arm)
     judge = params.judge
+    scored = {arm: _metrics("", answers["arms"][arm]) for arm in means}
+    unfit = gates.unfit_arms(scored, judge.floors)
+    arm, arm_reason = gates.choose_arm(means, wanted=params.promote.arm, unfit=unfit)
     bootstrap = gates.Bootstrap(judge.confidence, judge.resamples, judge.seed)
     checks = _data_checks(params, workspace, prompt)
     checks.append(Check("arm", None, None, arm is not None, arm_reason))

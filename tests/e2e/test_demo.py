@@ -143,7 +143,7 @@ def worse(first, place, tmp_path_factory):
     """A candidate with an embedder of random weights, then one with an adapter trained on shuffled answers."""
     home, env = place
     folder = tmp_path_factory.mktemp("worse")
-    out = {"embedder": candidate(env, folder, "embedder", embed={"model": "random"}, retrieve={"mode": "dense"})}
+    out = {"embedder": candidate(env, folder, "embedder", embed={"model": "random"})}
     examples = home / "landing" / "handbook" / "examples"
     rows = [row for file in sorted(examples.glob("*.jsonl")) for row in read_jsonl(file)]
     shutil.rmtree(examples)

@@ -146,3 +146,22 @@ def test_losing_everywhere_by_more_than_the_margin_never_passes(values, margin):
     check = gates.regression_check(NAME, margin, evidence(ours, theirs), min_questions=20, bootstrap=FAST)
     assert not check.passed
     assert check.low <= check.value + 1e-9
+
+
+def test_of_the_arms_the_best_that_meets_the_floors_serves():
+    arms = {
+        "base": {"format_valid": Metric(0.0, 0, 0, 9)},
+        "rag": {"format_valid": Metric(0.1, 0, 0.3, 9)},
+        "both": {"format_valid": Metric(0.9, 0.8, 1, 9)},
+    }
+    unfit = gates.unfit_arms(arms, {"answers.format_valid": 0.8, "retrieval.ndcg@10": 0.3})
+    assert unfit == {"base": "answers.format_valid 0.00 is below 0.8", "rag": "answers.format_valid 0.10 is below 0.8"}
+    means = {"base": 0.0, "rag": 0.5, "both": 0.4}
+    assert gates.choose_arm(means)[0] == "rag"
+    arm, why = gates.choose_arm(means, unfit=unfit)
+    assert arm == "both" and why.startswith(
+        "best of both; left out: base (answers.format_valid 0.00 is below 0.8), rag"
+    )
+    arm, why = gates.choose_arm({"base": 0.0, "rag": 0.5}, unfit=unfit)
+    assert arm == "rag" and why == "best of base, rag; none meets the floors"
+    assert gates.choose_arm(means, wanted="rag", unfit=unfit)[0] == "rag"

@@ -63,7 +63,7 @@ def test_handbook_holds_nothing_of_the_test():
 
 
 def test_handbook_completions_cite_what_they_were_shown():
-    params = params_of()
+    params = params_of(mix={"context_share": 0.6})
     training, _, _ = mixed(params, handbook("examples"), handbook("questions"))
     shown = [row for row in training if "Passages:" in row["messages"][-2]["content"]]
     assert 0.4 < len(shown) / len(training) < 0.75  # context_share 0.6; a few have no quotes to show
@@ -82,7 +82,9 @@ def test_a_later_revision_trains_nothing_anew(revision):
 
 
 def test_a_refusal_is_shown_distractors_only():
-    params = params_of(mix={"context_share": 1.0}, generate={"reply_schema": None, "refusal": "Not found."})
+    params = params_of(
+        mix={"context_share": 1.0, "distractors": 2}, generate={"reply_schema": None, "refusal": "Not found."}
+    )
     refusals = [{"id": f"r{n}", "prompt": f"Odd {n}?", "completion": "Not found.", "evidence": []} for n in range(9)]
     training, validation, _ = mixed(params, [*of(TRAIN, 12), *refusals], [])
     rows = [row for row in [*training, *validation] if row["id"].startswith("r")]
