@@ -65,11 +65,11 @@ class Follower:
             try:
                 event = str(json.loads(line).get("event", ""))
                 if event.startswith('{"stage"'):
-                    return str(json.loads(event)["summary"])[:90]
+                    return str(json.loads(event)["summary"])
             except ValueError:
                 continue
             if event and not event.startswith(NOISE):
-                return event[:90]
+                return event
         return ""
 
     def _rows(self) -> tuple[list[tuple[str, str, str, str, str]], bool, str | None]:
@@ -101,9 +101,10 @@ class Follower:
     def _table(self, rows: list[tuple[str, str, str, str, str]]) -> Table:
         done = sum(state in DONE for _, _, state, _, _ in rows)
         title = f"{done} of {len(rows)} stages, {time.monotonic() - self.started:.0f} s"
-        table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
-        for column in ("DAG", "stage", "state", "time", ""):
-            table.add_column(column, no_wrap=True)
+        table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0), expand=True)
+        for column, width in {"DAG": 16, "stage": 15, "state": 13, "time": 5}.items():
+            table.add_column(column, no_wrap=True, min_width=width)
+        table.add_column("", no_wrap=True, overflow="ellipsis", ratio=1)
         last = ""
         for dag, stage, state, seconds, line in rows:
             mark = Text.from_markup(MARK.get(state, f"[dim]{state}[/]"))
@@ -117,9 +118,8 @@ class Follower:
             if state != "waiting" and self.states.get((dag, stage)) != shown:
                 self.states[dag, stage] = shown
                 clock = f"{time.monotonic() - self.started:4.0f} s"
-                self.console.print(
-                    f"{clock}  {number:>2}/{len(rows)}  {dag}.{stage}  {state} {seconds} {line}".rstrip()
-                )
+                said = f"{clock}  {number:>2}/{len(rows)}  {dag}.{stage}  {state} {seconds} {line}".rstrip()
+                self.console.print(Text(said), no_wrap=True, overflow="ellipsis")
 
     def follow(self, *, timeout: float = 1800) -> None:
         """Return when the release DAG's run is over, or the corpus turned out unchanged; BackendError on failure."""

@@ -18,6 +18,7 @@ Json = Mapping[str, Any]
 ANSWER_COLUMNS = {
     "exact_match": "EM",
     "token_f1": "F1",
+    "token_recall": "recall",
     "contains_answer": "contains",
     "format_valid": "format",
     "citation_precision": "citations",

@@ -2,7 +2,9 @@
 
 Exact match and token F1 are those of SQuAD's evaluation script (Rajpurkar et al., 2016; version 2.0, 2018):
 normalised text, the best over the gold answers. As in version 2.0, a question without an answer scores 1 when the
-reply refuses and 0 otherwise, and a refusal of a question that has one scores 0.
+reply refuses and 0 otherwise, and a refusal of a question that has one scores 0. Token recall is that F1's recall
+alone: for replies in sentences it agrees best with people's judgement of correctness (Adlakha et al., "Evaluating
+Correctness and Faithfulness of Instruction-Following Models for Question Answering", 2023).
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from pipelines.core.prompts import Reply, normalised
 METRICS = (
     "exact_match",
     "token_f1",
+    "token_recall",
     "contains_answer",
     "format_valid",
     "citation_precision",
@@ -44,6 +47,15 @@ def token_f1(answer: str, gold: str) -> float:
         return 0.0
     precision, recall = shared / len(said), shared / len(wanted)
     return 2 * precision * recall / (precision + recall)
+
+
+def token_recall(answer: str, gold: str) -> float:
+    """Share of the gold answer's normalised tokens, as a bag, that the answer holds; of an empty gold 1 when the
+    answer is empty too, else 0."""
+    said, wanted = Counter(normalised(answer).split()), Counter(normalised(gold).split())
+    if not wanted:
+        return float(not said)
+    return sum((said & wanted).values()) / sum(wanted.values())
 
 
 def contains_answer(answer: str, gold: str) -> float:
@@ -73,10 +85,13 @@ def score(reply: Reply, gold: Sequence[str], documents: Sequence[str], *, format
         best = {
             "exact_match": max(exact_match(reply.answer, g) for g in gold),
             "token_f1": max(token_f1(reply.answer, g) for g in gold),
+            "token_recall": max(token_recall(reply.answer, g) for g in gold),
             "contains_answer": max(contains_answer(reply.answer, g) for g in gold),
         }
     else:
-        best = dict.fromkeys(("exact_match", "token_f1", "contains_answer"), refused if not gold else 0.0)
+        best = dict.fromkeys(
+            ("exact_match", "token_f1", "token_recall", "contains_answer"), refused if not gold else 0.0
+        )
     return {
         **best,
         "format_valid": float(format_valid),

@@ -170,8 +170,8 @@ def _figure(arms: Mapping[str, Json]) -> Any:
     import numpy as np
     from matplotlib.figure import Figure
 
-    names = ("token_f1", "contains_answer", "format_valid", "citation_precision", "correct_refusal")
-    drawn = Figure(figsize=(9, 4), layout="constrained")
+    names = ("token_f1", "token_recall", "contains_answer", "format_valid", "citation_precision", "correct_refusal")
+    drawn = Figure(figsize=(10, 4), layout="constrained")
     axes = drawn.subplots()
     width = 0.8 / len(arms)
     for number, (arm, metrics) in enumerate(arms.items()):
@@ -266,8 +266,8 @@ def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> Report:
     }
     measured: dict[str, Any] = {"generated": made, "arms": {arm: _costs(found) for arm, found in by_arm.items()}}
     measured["run_id"] = _record(ports, workspace.corpus, facts, rows)
-    shown = ", ".join(f"{arm} {facts['arms'][arm]['token_f1']['value']:.3f}" for arm in facts["arms"])
-    said = f"token F1 on {len(questions)} questions: {shown} ({made} replies generated)"
+    shown = ", ".join(f"{arm} {facts['arms'][arm]['token_recall']['value']:.3f}" for arm in facts["arms"])
+    said = f"token recall on {len(questions)} questions: {shown} ({made} replies generated)"
     return Report("score_answers", facts, said, measured)
 
 

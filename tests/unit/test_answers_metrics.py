@@ -16,6 +16,7 @@ from pipelines.core.answers import (
     score,
     summarise,
     token_f1,
+    token_recall,
 )
 from pipelines.core.prompts import Reply
 
@@ -33,6 +34,22 @@ def test_token_f1_by_hand():
     # Bags: said "a" is an article; said b b (2), wanted b (1), shared 1: P 1/2, R 1, F1 = 2/3.
     assert token_f1("a b b", "b") == pytest.approx(2 / 3)
     assert token_f1("the", "an") == 1 and token_f1("the", "dog") == 0 and token_f1("cat", "dog") == 0
+
+
+def test_token_recall_by_hand():
+    # wanted: 30 days (2); said holds both, whatever else it says, then one of them, then none.
+    assert token_recall("Returns: within 30 days of delivery, unused.", "30 days") == 1
+    assert token_recall("Within 60 days.", "30 days") == 0.5
+    assert token_recall("Yes.", "30 days") == 0
+    assert token_recall("b", "b b") == 0.5  # a bag: one b of two
+    assert token_recall("", "the") == 1 and token_recall("dog", "the") == 0
+
+
+@given(st.text(), st.text())
+def test_token_recall_is_a_share_and_not_below_contains(said, gold):
+    assert 0 <= token_recall(said, gold) <= 1
+    if contains_answer(said, gold):
+        assert token_recall(said, gold) == 1
 
 
 def test_contains_is_by_whole_tokens():
@@ -56,6 +73,7 @@ def test_the_best_gold_counts():
     assert found == {
         "exact_match": 1,
         "token_f1": 1,
+        "token_recall": 1,
         "contains_answer": 1,
         "format_valid": 1,
         "citation_precision": 1,
