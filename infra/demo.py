@@ -12,6 +12,7 @@ import json
 import sys
 import time
 from datetime import datetime
+from pathlib import Path
 
 from rich.console import Console
 from rich.live import Live
@@ -179,7 +180,7 @@ def demo(settings: Settings) -> None:
             follower = Follower(api, services, console)
             api.trigger(f"{CORPUS}_corpus")
             follower.follow()
-            if release_list(settings, CORPUS)["releases"]:
+            if fresh and release_list(settings, CORPUS)["releases"]:
                 _ask(settings, console)
         console.rule("what there is now")
         show_comparison(comparison(settings, CORPUS), console=console)
@@ -192,7 +193,9 @@ def demo(settings: Settings) -> None:
         elif len(listed["releases"]) == known:
             show_verdict(candidate_report(settings, CORPUS)["verdict"], console=console)
         _ask(settings, console)
-    console.print(f"Reports  {settings.reports / CORPUS}", highlight=False, soft_wrap=True)
+    reports, here = settings.reports / CORPUS, Path.cwd()
+    shown = reports.relative_to(here) if reports.is_relative_to(here) else reports
+    console.print(f"Reports  {shown}", highlight=False, soft_wrap=True)
     console.print(f"All stopped after {time.monotonic() - began:.0f} s. Look around with: make up")
     console.save_svg(str(settings.reports / CORPUS / "demo.svg"), title="make demo")
 
