@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from pipelines.core.prompts import ARMS
 from pipelines.settings import checkout
 from pipelines.show import arm_columns, best_arm, number
 from pipelines.workspace import write_whole
@@ -35,8 +36,9 @@ def _templates() -> Any:
 
 def describe(manifest: Json) -> str:
     """Markdown by which a reviewer can decide about a release: verdict, arms, retrieval, digests."""
-    names = list(arm_columns(manifest["evaluation"]["arms"]))
-    text: str = _templates().get_template("release.md.j2").render(m=manifest, names=names)
+    scored = manifest["evaluation"]["arms"]
+    arms = {arm: scored[arm] for arm in ARMS if arm in scored}
+    text: str = _templates().get_template("release.md.j2").render(m=manifest, arms=arms, names=list(arm_columns(arms)))
     return text
 
 

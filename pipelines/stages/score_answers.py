@@ -196,7 +196,7 @@ def _record(ports: Ports, corpus: str, facts: Json, rows: Sequence[Json]) -> str
         log.params({name: facts[name] for name in ("questions", "base", "adapter", "collection", "prompt_digest")})
         flat = {f"{arm}.{name}": m for arm, metrics in facts["arms"].items() for name, m in metrics.items()}
         log.metrics({name: metric["value"] for name, metric in flat.items()})
-        log.metrics({f"{name}.{end}": metric[end] for name, metric in flat.items() for end in ("low", "high")})
+        log.table("arms", [{"metric": name, **metric} for name, metric in flat.items()])
         log.dataset(
             f"{corpus} test questions",
             digest=facts["questions_digest"],
