@@ -152,6 +152,8 @@ def test_a_champion_is_scored_on_the_same_questions_by_its_own_embedder(ports: P
     """The candidate has random weights: it cannot know that a cooker is a stove."""
     dense = params_of(retrieve={"mode": "dense"})
     champion = {
+        "corpus": "tiny",
+        "generation": 1,
         "index": {"collection": first["index"].facts["collection"], "key": first["index"].facts["key"]},
         "embedder": {"name": "minilm", "digest": first["embed"].facts["embedder_digest"]},
         "params": {name: getattr(dense, name).model_dump() for name in ("embed", "retrieve")},
