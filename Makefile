@@ -43,8 +43,7 @@ faults: setup
 e2e: setup
 	$(BIN)/pytest -m e2e
 
-# The whole demo with a browser (`make e2e`) is a tier of its own until it fits CI's time.
-test: check integration faults
+test: check integration faults e2e
 
 clean:
 	rm -rf .venv .assay
