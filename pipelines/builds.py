@@ -14,7 +14,7 @@ from typing import Any
 
 from pipelines.core.digests import digest_row, digest_set
 from pipelines.errors import IntegrityError, NotFound
-from pipelines.ports import ObjectStore, VectorStore
+from pipelines.ports import Embedder, ObjectStore, VectorStore
 
 BATCH = 500
 """Rows of one upsert: about 1 MB at 384 dimensions."""
@@ -29,6 +29,15 @@ def build_facts(objects: ObjectStore, key: str) -> dict[str, Any]:
     except KeyError as exc:
         raise NotFound(f"there is no whole build at {key} in the object store") from exc
     return facts
+
+
+def require_embedder(build: Facts, embedder: Embedder) -> None:
+    """IntegrityError when `embedder`, the one that embed.model names, did not make the build's vectors."""
+    if embedder.digest != build["embedder_digest"]:
+        raise IntegrityError(
+            f"{build['collection']} was embedded by {build['embedder_digest'][:12]}, "
+            f"but embed.model is {embedder.digest[:12]} now; run stage embed again"
+        )
 
 
 def build_rows(objects: ObjectStore, build: Facts, *, columns: Sequence[str] | None = None) -> Iterator[Any]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from pipelines import adapters
 from pipelines.answering import prompts, replies, served_prompt
+from pipelines.builds import require_embedder
 from pipelines.core import answers as scoring
 from pipelines.core import splits
 from pipelines.core.bootstrap import mean_interval
@@ -120,11 +121,7 @@ def _cost(completion: Completion) -> dict[str, Any]:
 def _arms(params: CorpusParams, workspace: Workspace, ports: Ports, questions: Sequence[Json]) -> Any:
     """(the arms to ask, arm -> why it is missing)."""
     train, build = workspace.receipt("train"), workspace.receipt("index")
-    if ports.embedder.digest != build["embedder_digest"]:
-        raise IntegrityError(
-            f"{build['collection']} was embedded by {build['embedder_digest'][:12]}, "
-            f"but embed.model is {ports.embedder.digest[:12]} now; run stage embed again"
-        )
+    require_embedder(build, ports.embedder)
     hits = _search(ports.store, ports.embedder, build["collection"], questions, params.retrieve)
     valid = load_validator(params.generate.reply_schema, ports)
     base, tuned = ports.generator(), None

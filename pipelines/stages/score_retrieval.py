@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.builds import build_facts, build_rows
+from pipelines.builds import build_facts, build_rows, require_embedder
 from pipelines.core.bootstrap import mean_interval
 from pipelines.core.digests import digest_json
 from pipelines.core.evidence import Labels, Piece, labels
@@ -197,11 +197,7 @@ def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> Report:
         reason = f"{workspace.corpus} has no questions with evidence"
         facts |= {"skipped": reason, "metrics": {}, "stale_labels": []}
         return Report("score_retrieval", facts, f"skipped: {reason}")
-    if ports.embedder.digest != build["embedder_digest"]:
-        raise IntegrityError(
-            f"{build['collection']} was embedded by {build['embedder_digest'][:12]}, "
-            f"but embed.model is {ports.embedder.digest[:12]} now; run stage embed again"
-        )
+    require_embedder(build, ports.embedder)
     gold, runs, ours = score_build(ports, ports.embedder, build, questions, k=k, mode=mode)
     theirs, unscored = score_champion(workspace.champion(), params, ports, build, questions)
     rows = [
