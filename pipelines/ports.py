@@ -67,6 +67,11 @@ class Embedder(Protocol):
         """float32 (len(texts), dim), rows of L2 norm 1, in the order of `texts`."""
         ...
 
+    def embed_counted(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """`embed_batch`'s vectors, and int32 (len(texts),): the tokens of each text that the model has read, special
+        tokens and prefix aside. What a build compares with its chunks' tokens, so that none is lost."""
+        ...
+
 
 class Generator(Protocol):
     """Chats to replies with a causal language model, greedy. `digest` covers weights, tokenizer, adapter, precision.

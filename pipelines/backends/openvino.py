@@ -203,6 +203,10 @@ class OpenVinoEmbedder:
 
     def embed_batch(self, texts: Sequence[str]) -> np.ndarray:
         """float32 (texts, dim), rows of L2 norm 1, in the order of `texts`; BadInput on a text above the window."""
+        return self.embed_counted(texts)[0]
+
+    def embed_counted(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """The vectors of `embed_batch`, and int32 (texts,): tokens read of each, special ones and prefix aside."""
         encoded = self._tokenizer.encode_batch(
             [self._prefix + (text.lower() if self._lower else text) for text in texts]
         )
@@ -214,13 +218,15 @@ class OpenVinoEmbedder:
                 raise BadInput(f"{begins!r}... has {length} tokens; embedder {self.name} takes {self._model_window}")
             by_length.setdefault(length, []).append(position)
         out = np.empty((len(texts), self.dim), dtype=np.float32)
+        around = int(self._tokenizer.num_special_tokens_to_add(False)) + self._model_window - self.window
+        read = np.array([len(item.ids) - around for item in encoded], dtype=np.int32)
         for length, positions in sorted(by_length.items()):
             step = max(1, self._batch_tokens // length)
             for start in range(0, len(positions), step):
                 batch = positions[start : start + step]
                 ids = np.array([encoded[p].ids for p in batch], dtype=np.int64)
                 out[batch] = self._compiled({"input_ids": ids, "attention_mask": np.ones_like(ids)})[0]
-        return out
+        return out, read
 
 
 @lru_cache(maxsize=4)
