@@ -28,7 +28,7 @@ from pipelines.errors import AssayError, BackendError, MissingTool
 from pipelines.settings import Settings, checkout
 
 HOST = "127.0.0.1"
-PORTS = {"airflow": 8080, "mlflow": 5000, "milvus": 19530}
+PORTS = {"airflow": 8080, "mlflow": 5000, "milvus": 19530, "spark": 7077}
 USER = "admin"
 
 

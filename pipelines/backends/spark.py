@@ -1,7 +1,12 @@
 """A Spark session for one job, and Spark's failures as our own errors. It knows no job.
 
-Everything binds to 127.0.0.1, the UI is off, and what the JVM has to say goes to a log file. The JVM ends with this
-process, also when this process is killed. Masters other than `local[N]` are taken as they are.
+The driver binds to SPARK_LOCAL_IP (127.0.0.1 by default), the UI is off, and what the JVM has to say goes to a log
+file. The JVM ends with this process, also when this process is killed.
+
+For a master that is not `local[N]`, the code travels as a wheel, tasks are retried and slow ones run twice: what tasks
+write is named by content and put whole, so a second run of one changes nothing. Credentials do not travel: executors
+have those of their own worker's environment. What else a cluster wants is Spark's own spark-defaults.conf
+(SPARK_CONF_DIR).
 """
 
 from __future__ import annotations
@@ -9,17 +14,25 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from pipelines import errors
-from pipelines.errors import AssayError, BackendError, BadInput, MissingTool
+from pipelines.errors import AssayError, BackendError, BadConfig, BadInput, MissingTool
+from pipelines.settings import QUIET
+from pipelines.wheel import archive
 
+MASTER_PATIENCE = 5.0
+"""Seconds for a master to answer; Spark itself would try for a minute and then say something else."""
+EXECUTOR_PATIENCE = 120.0
+"""Seconds until the cluster must have given one executor; Spark itself would wait for ever."""
 _JAVA = "Spark needs Java 17 or newer; install the package openjdk-17-jre-headless, or set JAVA_HOME"
 _OURS = re.compile(r"^pipelines\.errors\.(\w+): (.*)$", re.MULTILINE)
 
@@ -40,6 +53,28 @@ def check_java() -> int:
     return int(found[1])
 
 
+def is_local(master: str) -> bool:
+    """True for local, local[N] and local[N,F]: everything in this process's JVM."""
+    return master == "local" or master.startswith("local[")
+
+
+def require_master(master: str) -> None:
+    """BadConfig unless the master has a form that Spark knows and, for spark://HOST:PORT[,...], one of them answers."""
+    form = "local[N], spark://HOST:PORT, yarn or k8s://URL"
+    if is_local(master) or master == "yarn" or master.startswith("k8s://"):
+        return
+    if re.fullmatch(r"spark://[^\s:/,]+:\d{1,5}(,[^\s:/,]+:\d{1,5})*", master) is None:
+        raise BadConfig(f"ASSAY_SPARK_MASTER is {master!r}; it is {form}")
+    for address in master.removeprefix("spark://").split(","):
+        host, port = address.rsplit(":", 1)
+        try:
+            socket.create_connection((host, int(port)), timeout=MASTER_PATIENCE).close()
+            return
+        except (OSError, OverflowError):
+            continue
+    raise BadConfig(f"ASSAY_SPARK_MASTER is {master}, where no master answers; start it, or unset it for local[2]")
+
+
 _JVM: list[Any] = []
 """The one JVM of this process, once it runs: PySpark cannot have a second."""
 
@@ -54,7 +89,11 @@ def _gateway(master: str, scratch: Path) -> Any:
     check_java()
     scratch.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
-    os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
+    os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
+    if is_local(master):
+        os.environ["PYSPARK_PYTHON"] = sys.executable
+    else:  # where the executors' machines have the lock's packages, when not at the same path
+        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     conf = SparkConf(loadDefaults=False).setMaster(master).set("spark.driver.memory", "1g")
     # The work is in the Python workers: compiling the JVM's code thoroughly costs more than it brings (29 to 15 CPU-s).
     conf.set("spark.driver.extraJavaOptions", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
@@ -66,21 +105,12 @@ def _gateway(master: str, scratch: Path) -> Any:
     return _JVM[0]
 
 
-@contextmanager
-def session(master: str, *, name: str, scratch: Path) -> Iterator[Any]:
-    """A SparkSession; stopped at the end of the block. `scratch` holds shuffle files while it lives, and spark.log.
-
-    Errors inside the block that come from Spark become ours: an AssayError raised in a worker is raised again as what
-    it was, a full disk is a BadInput that names the folder, the rest are BackendError.
-    """
-    from pyspark import SparkConf, SparkContext
-    from pyspark.sql import SparkSession
-
-    gateway = _gateway(master, scratch)
-    conf = SparkConf(_jvm=gateway.jvm).setMaster(master).setAppName(name)
-    for key, value in {
-        "spark.driver.host": "127.0.0.1",
-        "spark.driver.bindAddress": "127.0.0.1",
+def _conf(master: str, scratch: Path) -> dict[str, str]:
+    """What every session sets; a cluster's sizes (executors, cores, memory) are left to spark-defaults.conf."""
+    here = os.environ["SPARK_LOCAL_IP"]
+    conf = {
+        "spark.driver.host": here,
+        "spark.driver.bindAddress": here,
         "spark.local.dir": str(scratch),
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
@@ -89,11 +119,56 @@ def session(master: str, *, name: str, scratch: Path) -> Iterator[Any]:
         "spark.sql.shuffle.partitions": "4",
         "spark.sql.execution.arrow.pyspark.enabled": "true",
         "spark.sql.execution.arrow.maxRecordsPerBatch": "1000",
-    }.items():
+    }
+    if is_local(master):
+        return conf
+    quiet = {f"spark.executorEnv.{name}": value for name, value in QUIET.items()}
+    return {
+        **conf,
+        **quiet,
+        "spark.task.maxFailures": "4",
+        "spark.speculation": "true",
+        "spark.executor.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
+    }
+
+
+def _join(context: Any, master: str, scratch: Path) -> None:
+    """Ship the code to the cluster, and wait until it has given an executor."""
+    context.addPyFile(str(archive(scratch.parent)))
+    deadline = time.monotonic() + EXECUTOR_PATIENCE
+    tracker = context._jsc.sc().statusTracker()
+    while len(tracker.getExecutorInfos()) < 2:  # the first is the driver
+        if time.monotonic() > deadline:
+            raise BackendError(
+                f"{master} gave no executor within {EXECUTOR_PATIENCE:g} s: has it workers, are they free?"
+            )
+        time.sleep(0.2)
+
+
+@contextmanager
+def session(master: str, *, name: str, scratch: Path) -> Iterator[Any]:
+    """A SparkSession; stopped at the end of the block. `scratch` holds shuffle files while it lives, and spark.log.
+
+    Errors inside the block that come from Spark become ours: an AssayError raised in a worker is raised again as what
+    it was, a full disk is a BadInput that names the folder, the rest are BackendError. BadConfig when the master does
+    not answer; BackendError when it gives no executor.
+    """
+    from pyspark import SparkConf, SparkContext
+    from pyspark.sql import SparkSession
+
+    require_master(master)
+    gateway = _gateway(master, scratch)
+    conf = SparkConf(_jvm=gateway.jvm).setMaster(master).setAppName(name)
+    for key, value in _conf(master, scratch).items():
         conf.set(key, value)
-    context = SparkContext(conf=conf, gateway=gateway)
+    try:
+        context = SparkContext(conf=conf, gateway=gateway)
+    except Exception as exc:  # py4j's errors
+        raise _translated(exc, scratch) from exc
     context.setLogLevel("ERROR")
     try:
+        if not is_local(master):
+            _join(context, master, scratch)
         yield SparkSession(context)
     except AssayError:
         raise

@@ -1,0 +1,68 @@
+"""This code as one archive, for Spark's executors: they need the lock's packages, and no checkout.
+
+From a checkout it is the wheel that hatchling builds; from an installed wheel, its files again. Kept below
+`cache/wheels/DIGEST/`, where the digest covers every source, so that a changed line is another archive. It is named
+.zip, since Spark puts only .zip, .egg and .jar on the executors' path, and is imported from as it is: code below
+`pipelines` that runs in an executor reads no file beside itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pipelines
+from pipelines.errors import BackendError
+from pipelines.settings import checkout
+
+NAME = "assay.zip"
+_SOURCES = ("pyproject.toml", "dvc.yaml", "params.yaml", "README.md")
+
+
+def _sources(root: Path) -> Iterator[Path]:
+    """The files that a wheel of `root` is made of, sorted."""
+    folders = [root / name for name in ("pipelines", "models") if (root / name).is_dir()]
+    found = [file for folder in folders for file in folder.rglob("*") if "__pycache__" not in file.parts]
+    yield from sorted(file for file in [*found, *(root / name for name in _SOURCES)] if file.is_file())
+
+
+def sources_digest(root: Path) -> str:
+    """16 hex digits over the names and bytes of what the wheel of `root` is made of."""
+    total = hashlib.sha256()
+    for file in _sources(root):
+        with file.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        total.update(f"{file.relative_to(root).as_posix()} {digest}\n".encode())
+    return total.hexdigest()[:16]
+
+
+def _build(root: Path, folder: Path) -> Path:
+    """A wheel of `root` in `folder`. BackendError when hatchling is not installed or says no."""
+    try:
+        from hatchling.builders.wheel import WheelBuilder
+
+        (made,) = WheelBuilder(str(root)).build(directory=str(folder), versions=["standard"])
+    except Exception as exc:  # hatchling raises bare exceptions
+        raise BackendError(f"the wheel of {root} could not be built: {exc}; run: make setup") from exc
+    return Path(made)
+
+
+def archive(cache: Path) -> Path:
+    """The archive of this code below `cache`, built on first use, whole or absent."""
+    package = Path(pipelines.__file__).resolve().parent
+    root = checkout()
+    installed = root.parent == package  # the wheel's own copy of dvc.yaml and models
+    target = cache / "wheels" / sources_digest(package.parent if installed else root) / NAME
+    if target.is_file():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".build-") as temporary:
+        if installed:
+            made = shutil.make_archive(f"{temporary}/installed", "zip", package.parent, package.name)
+        else:
+            made = str(_build(root, Path(temporary)))
+        Path(made).replace(target)
+    return target

@@ -1,0 +1,61 @@
+"""Masters that cannot be, said in one line before a JVM starts; and the archive of the code, which follows sources."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from pipelines.backends.spark import is_local, require_master
+from pipelines.errors import BadConfig
+from pipelines.settings import checkout
+from pipelines.wheel import archive, sources_digest
+
+
+def test_a_master_that_does_not_answer_is_named() -> None:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))  # bound, not listening: a connection is refused
+        master = f"spark://127.0.0.1:{held.getsockname()[1]}"
+        with pytest.raises(BadConfig, match=rf"^ASSAY_SPARK_MASTER is {master}, where no master answers; start it"):
+            require_master(master)
+        held.listen()
+        require_master(master)
+        require_master(f"spark://127.0.0.1:1,{master.removeprefix('spark://')}")  # one of two answers
+
+
+@pytest.mark.parametrize(
+    "master", ["spark://", "spark://host", "spark://host:port", "http://host:7077", "loca[2]", "spark://a:1/b", "x\ny"]
+)
+def test_other_forms_are_refused(master: str) -> None:
+    with pytest.raises(BadConfig, match=r"it is local\[N\], spark://HOST:PORT, yarn or k8s://URL"):
+        require_master(master)
+
+
+def test_a_local_master_is_in_this_process() -> None:
+    assert [is_local(master) for master in ("local", "local[2]", "local[*,4]", "local-cluster[2,1,1]")] == [
+        True,
+        True,
+        True,
+        False,
+    ]
+
+
+def test_the_archive_holds_the_package_and_follows_its_sources(tmp_path: Path) -> None:
+    made = archive(tmp_path)
+    with zipfile.ZipFile(made) as held:
+        names = set(held.namelist())
+        assert held.read("pipelines/wheel.py") == (checkout() / "pipelines" / "wheel.py").read_bytes()
+    assert names >= {"pipelines/stages/embed.py", "pipelines/_checkout/dvc.yaml"}
+    assert archive(tmp_path) == made
+    assert [file.name for file in (tmp_path / "wheels").rglob("*") if file.is_file()] == ["assay.zip"]
+    copy = tmp_path / "copy"
+    for name in ("pipelines", "models"):
+        shutil.copytree(checkout() / name, copy / name)
+    for name in ("pyproject.toml", "dvc.yaml", "params.yaml", "README.md"):
+        shutil.copy(checkout() / name, copy)
+    assert sources_digest(copy) == made.parent.name
+    (copy / "pipelines" / "wheel.py").write_text("changed")
+    assert sources_digest(copy) != made.parent.name
