@@ -5,10 +5,16 @@
 | ASSAY_HOME | `.assay` in the current folder | everything Assay writes |
 | ASSAY_PARAMS | `params.yaml` of the checkout | the parameter file |
 | ASSAY_OBJECTS_URI | `ASSAY_HOME/objects` | object store: a folder or `s3://bucket/prefix` |
+| ASSAY_DVC_REMOTE_URI | `ASSAY_HOME/remotes`; with objects on S3 their `dvc/` | DVC remotes: a folder or `s3://...` |
 | ASSAY_MILVUS_URI | running server's address, else `ASSAY_HOME/milvus/lite.db` | Milvus |
 | MLFLOW_TRACKING_URI | `sqlite:///ASSAY_HOME/mlflow/mlflow.db` | MLflow |
-| ASSAY_SPARK_MASTER | `local[2]` | Spark |
+| ASSAY_SPARK_MASTER | `local[2]` | Spark: also `spark://HOST:PORT`, `yarn`, `k8s://URL` |
 | ASSAY_SIGNING_KEY | `ASSAY_HOME/keys/release.pem`, made on first use | private key file of releases |
+| ASSAY_AIRFLOW_PORT, ASSAY_MLFLOW_PORT, ASSAY_MILVUS_PORT, ASSAY_SPARK_PORT | 8080, 5000, 19530, 7077 | services here |
+
+Vendors' own variables are read by the vendors: AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID and the like for S3
+(credentials come from there alone); SPARK_LOCAL_IP (where the driver binds and is reached, 127.0.0.1 by default),
+SPARK_CONF_DIR and PYSPARK_PYTHON (the executors' interpreter) for Spark.
 """
 
 from __future__ import annotations
@@ -62,6 +68,10 @@ class Settings:
             raise BadConfig(f"ASSAY_HOME is {home}, which is not a folder")
         # Subprocesses (DVC, Spark workers, MLflow) see the same home whatever their working folder.
         os.environ["ASSAY_HOME"] = str(home)
+        for name in ("ASSAY_OBJECTS_URI", "ASSAY_DVC_REMOTE_URI"):
+            place = os.environ.get(name)
+            if place and "://" not in place:
+                os.environ[name] = str(Path(place).expanduser().resolve())
         params_file = Path(os.environ.get("ASSAY_PARAMS") or checkout() / "params.yaml").expanduser().resolve()
         os.environ["ASSAY_PARAMS"] = str(params_file)
         return cls(home, params_file, os.environ.get("ASSAY_SPARK_MASTER") or "local[2]")
@@ -72,6 +82,15 @@ class Settings:
     @property
     def objects_uri(self) -> str:
         return os.environ.get("ASSAY_OBJECTS_URI") or str(self.home / "objects")
+
+    def dvc_remote(self, corpus: str) -> str:
+        """Where DVC keeps the data of a corpus's revisions: a folder or `s3://...`. BadConfig for other addresses."""
+        place = os.environ.get("ASSAY_DVC_REMOTE_URI")
+        if place and "://" in place and not place.startswith("s3://"):
+            raise BadConfig(f"ASSAY_DVC_REMOTE_URI is {place!r}; it is a folder or s3://bucket/prefix")
+        if not place:
+            place = f"{self.objects_uri.rstrip('/')}/dvc" if "://" in self.objects_uri else str(self.home / "remotes")
+        return f"{place.rstrip('/')}/{corpus}"
 
     @property
     def cache(self) -> Path:

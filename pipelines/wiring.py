@@ -78,9 +78,8 @@ class Wiring:
     def versioner(self) -> ports.Versioner:
         from pipelines.backends.dvc import DvcVersioner
 
-        return DvcVersioner(
-            self.workspace.root, corpus=self.corpus, remote=self.settings.home / "remotes" / self.corpus
-        )
+        remote = self.settings.dvc_remote(self.corpus)
+        return DvcVersioner(self.workspace.root, corpus=self.corpus, remote=remote)
 
     @cached_property
     def objects(self) -> ports.ObjectStore:

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pipelines import stage_process
+from pipelines import dvc_config, stage_process
 from pipelines.core.nouns import Corpus
 from pipelines.corpus_files import (
     content_digest,
@@ -43,12 +43,16 @@ _SETTLE = 5
 
 
 class DvcVersioner:
-    """`root` is the workspace, `remote` a folder for its data. Waits up to `patience` seconds for other processes."""
+    """`root` is the workspace, `remote` a folder or `s3://bucket/prefix` for its data.
 
-    def __init__(self, root: Path, *, corpus: str, remote: Path, patience: float = 120.0) -> None:
+    Waits up to `patience` seconds for other processes. Credentials and endpoint of S3 come from the usual AWS_*
+    variables; only the endpoint is written down, in a file that git ignores.
+    """
+
+    def __init__(self, root: Path, *, corpus: str, remote: Path | str, patience: float = 120.0) -> None:
         self._root = root
         self._corpus = corpus
-        self._remote = remote
+        self._remote = str(remote)
         self._patience = patience
         self._git = Git(root, lock_file=root / "measured" / "git.lock", patience=patience)
 
@@ -111,8 +115,12 @@ class DvcVersioner:
                 self._git.run("tag", "--annotate", "--message", message, tag)
 
     def _ready(self) -> None:
-        """Make the repository on first use. Each step may be repeated; the first commit is the marker."""
+        """Make the repository on first use. Each step may be repeated; the first commit is the marker.
+
+        A remote that moved since is written down again; the next commit takes it along.
+        """
         if self._git.has_commit():
+            write_whole(self._root / ".dvc" / "config", dvc_config.committed(self._root, self._remote))
             return
         with self._git.locked():
             if self._git.has_commit():
@@ -120,11 +128,7 @@ class DvcVersioner:
             self._git.run("init", "--quiet", "--initial-branch=main")
             self._git.run("config", "user.name", "Assay")
             self._git.run("config", "user.email", "assay@localhost")
-            # What `dvc init` and `dvc remote add --default` write. Relative to .dvc/: ASSAY_HOME may move.
-            url = os.path.relpath(self._remote, self._root / ".dvc")
-            config = "[core]\n    analytics = false\n    check_update = false\n    remote = assay\n"
-            config += f"['remote \"assay\"']\n    url = {url}\n    verify = true\n"
-            write_whole(self._root / ".dvc" / "config", config)
+            write_whole(self._root / ".dvc" / "config", dvc_config.committed(self._root, self._remote))
             write_whole(self._root / ".dvc" / ".gitignore", "/config.local\n/tmp\n/cache\n")
             write_whole(self._root / ".gitignore", _IGNORED)
             self._git.commit(f"Begin the workspace of {self._corpus}", ".gitignore", ".dvc")
@@ -278,9 +282,7 @@ class DvcVersioner:
                     reraise=True,
                 )(super().lock)
 
-        # DVC's index of file hashes lives with the workspace instead of in a folder of the machine.
-        site = self._root / ".dvc" / "tmp" / "site"
-        write_whole(self._root / ".dvc" / "config.local", f"[core]\n    site_cache_dir = {site}\n")
+        write_whole(self._root / ".dvc" / "config.local", dvc_config.local(self._root, self._remote))
         # DVC reads stage names and targets relative to the current folder.
         with chdir(self._root):
             repo = Repo(str(self._root))

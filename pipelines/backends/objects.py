@@ -61,7 +61,7 @@ class ObstoreObjects:
         try:
             yield
         except (BaseError, OSError) as exc:
-            text = " ".join(str(exc).split())
+            text = " ".join(str(exc).partition("Debug source:")[0].split())
             if "No space left on device" in text or "Disk quota exceeded" in text:
                 raise BadInput(f"no space left in {self._base}; free some, or set ASSAY_OBJECTS_URI") from exc
             raise BackendError(f"object store {self._base}: {doing}: {text[:300]}") from exc

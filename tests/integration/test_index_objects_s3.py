@@ -8,31 +8,15 @@ from collections.abc import Iterator
 import pytest
 
 from pipelines.backends.objects import ObstoreObjects
+from tests.s3_kit import BUCKET, served
 
 pytestmark = pytest.mark.integration
 
 
 @pytest.fixture
-def objects(monkeypatch: pytest.MonkeyPatch) -> Iterator[ObstoreObjects]:
-    import urllib.request
-
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    address = f"http://{host}:{port}"
-    for name, value in {
-        "AWS_ENDPOINT_URL": address,
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_REGION": "us-east-1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    bucket = urllib.request.Request(f"{address}/assay", method="PUT")  # noqa: S310 -- our own server
-    urllib.request.urlopen(bucket).close()  # noqa: S310
-    yield ObstoreObjects("s3://assay/pre/fix")
-    server.stop()
+def objects() -> Iterator[ObstoreObjects]:
+    with served():
+        yield ObstoreObjects(f"s3://{BUCKET}/pre/fix")
 
 
 def test_s3_behaves_like_a_folder(objects: ObstoreObjects) -> None:
