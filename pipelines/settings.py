@@ -9,6 +9,7 @@
 | ASSAY_MILVUS_URI | running server's address, else `ASSAY_HOME/milvus/lite.db` | Milvus |
 | MLFLOW_TRACKING_URI | `sqlite:///ASSAY_HOME/mlflow/mlflow.db` | MLflow |
 | ASSAY_SPARK_MASTER | `local[2]` | Spark: also `spark://HOST:PORT`, `yarn`, `k8s://URL` |
+| ASSAY_DEVICE | `cpu` (OpenVINO) | embedding: also `cuda`, `cuda:N`, or `torch-cpu` to query what a GPU embedded |
 | ASSAY_SIGNING_KEY | `ASSAY_HOME/keys/release.pem`, made on first use | private key file of releases |
 | ASSAY_AIRFLOW_PORT, ASSAY_MLFLOW_PORT, ASSAY_MILVUS_PORT, ASSAY_SPARK_PORT | 8080, 5000, 19530, 7077 | services here |
 
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,6 +93,14 @@ class Settings:
         if not place:
             place = f"{self.objects_uri.rstrip('/')}/dvc" if "://" in self.objects_uri else str(self.home / "remotes")
         return f"{place.rstrip('/')}/{corpus}"
+
+    @property
+    def device(self) -> str:
+        """What embeds: `cpu` is OpenVINO, the others torch. BadConfig for anything else."""
+        device = os.environ.get("ASSAY_DEVICE") or "cpu"
+        if re.fullmatch(r"cpu|torch-cpu|cuda(:\d+)?", device) is None:
+            raise BadConfig(f"ASSAY_DEVICE is {device!r}; one of cpu, cuda, cuda:N, torch-cpu")
+        return device
 
     @property
     def cache(self) -> Path:

@@ -45,12 +45,23 @@ class Wiring:
         from pipelines.backends.openvino import load_embedder
 
         embed = self.params.embed
+        if self.settings.device != "cpu":
+            return self._on_torch()
         return load_embedder(
             checkout() / "models" / "embedders" / f"{embed.model}.yaml",
             cache=self.settings.cache,
             precision=embed.precision,
             batch_tokens=embed.batch_tokens,
         )
+
+    def _on_torch(self) -> ports.Embedder:
+        from pipelines.backends.openvino import embedder_digest, read_definition
+        from pipelines.backends.torch_embedder import load_torch
+
+        embed, device = self.params.embed, self.settings.device.removeprefix("torch-")
+        found = read_definition(checkout() / "models" / "embedders" / f"{embed.model}.yaml")
+        digest = embedder_digest(found, embed.precision)
+        return load_torch(found, digest, precision=embed.precision, batch_tokens=embed.batch_tokens, device=device)
 
     def generator(self, adapter: Path | None = None) -> ports.Generator:
         from pipelines.backends.transformers import load_generator
