@@ -28,6 +28,7 @@ import numpy as np
 from pipelines.core.digests import digest_json
 from pipelines.definitions import hub_folder, read_yaml, sha256_file
 from pipelines.errors import BackendError, BadConfig, BadInput, IntegrityError, MissingTool
+from pipelines.shipping import arrived
 
 DEFINITION_FORM = "one of package, path or hub; and optionally prefix, window, random_seed"
 _FILES = ("model.xml", "model.bin", "tokenizer.json")
@@ -232,7 +233,7 @@ class OpenVinoEmbedder:
 @lru_cache(maxsize=4)
 def reopen(folder: str, name: str, precision: str, batch_tokens: int, threads: int) -> OpenVinoEmbedder:
     """The embedder of an export, opened once per process."""
-    return OpenVinoEmbedder(Path(folder), name=name, precision=precision, batch_tokens=batch_tokens, threads=threads)
+    return OpenVinoEmbedder(arrived(folder), name=name, precision=precision, batch_tokens=batch_tokens, threads=threads)
 
 
 def load_embedder(

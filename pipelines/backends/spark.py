@@ -19,7 +19,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from typing import Any
 from pipelines import errors
 from pipelines.errors import AssayError, BackendError, BadConfig, BadInput, MissingTool
 from pipelines.settings import QUIET
-from pipelines.wheel import archive
+from pipelines.shipping import archive, packed
 
 MASTER_PATIENCE = 5.0
 """Seconds for a master to answer; Spark itself would try for a minute and then say something else."""
@@ -132,9 +132,11 @@ def _conf(master: str, scratch: Path) -> dict[str, str]:
     }
 
 
-def _join(context: Any, master: str, scratch: Path) -> None:
-    """Ship the code to the cluster, and wait until it has given an executor."""
+def _join(context: Any, master: str, scratch: Path, folders: Sequence[Path]) -> None:
+    """Ship the code and the folders to the cluster, and wait until it has given an executor."""
     context.addPyFile(str(archive(scratch.parent)))
+    for folder in folders:
+        context.addArchive(f"{packed(folder, below=scratch.parent / 'shipped')}#{folder.name}")
     deadline = time.monotonic() + EXECUTOR_PATIENCE
     tracker = context._jsc.sc().statusTracker()
     while len(tracker.getExecutorInfos()) < 2:  # the first is the driver
@@ -146,8 +148,9 @@ def _join(context: Any, master: str, scratch: Path) -> None:
 
 
 @contextmanager
-def session(master: str, *, name: str, scratch: Path) -> Iterator[Any]:
+def session(master: str, *, name: str, scratch: Path, folders: Sequence[Path] = ()) -> Iterator[Any]:
     """A SparkSession; stopped at the end of the block. `scratch` holds shuffle files while it lives, and spark.log.
+    `folders`, named by digests, are sent along to a cluster, where `shipping.arrived` finds them.
 
     Errors inside the block that come from Spark become ours: an AssayError raised in a worker is raised again as what
     it was, a full disk is a BadInput that names the folder, the rest are BackendError. BadConfig when the master does
@@ -168,7 +171,7 @@ def session(master: str, *, name: str, scratch: Path) -> Iterator[Any]:
     context.setLogLevel("ERROR")
     try:
         if not is_local(master):
-            _join(context, master, scratch)
+            _join(context, master, scratch, folders)
         yield SparkSession(context)
     except AssayError:
         raise

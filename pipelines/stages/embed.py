@@ -206,7 +206,10 @@ def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> Report:
         return _report(known, embedded=0, seconds=time.monotonic() - started)
     from pipelines.backends.spark import read_parts, session
 
-    with session(ports.settings.spark_master, name=f"assay embed {workspace.corpus}", scratch=_scratch(ports)) as spark:
+    export = ports.settings.cache / "embedders" / embedder.digest
+    travels = [export] if export.is_dir() else []
+    name = f"assay embed {workspace.corpus}"
+    with session(ports.settings.spark_master, name=name, scratch=_scratch(ports), folders=travels) as spark:
         parts = _parts(objects, chunks["key"])
         table = read_parts(spark, parts, _reader(objects, _CHUNK_COLUMNS), _CHUNK_DDL).persist()
         embedded = _embed_missing(spark, table, ports, folder=cache, partitions=params.embed.partitions)

@@ -1,6 +1,7 @@
 """A real standalone cluster on loopback: executors run the shipped wheel, and one that is killed changes nothing.
 
-Where this user may make namespaces, the workers see an empty folder in the place of the checkout's `pipelines`.
+Where this user may make namespaces, the workers see empty folders in the place of the checkout's `pipelines` and of the
+exported embedders: what executors use has been sent to them.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import pytest
 from infra.spark_cluster import SparkCluster, running
 from pipelines.backends.spark import session
 from pipelines.settings import Settings, checkout
-from tests.index_kit import Ports, documents_of, params_of, ports_of, run_stage, write_corpus
+from tests.index_kit import Ports, documents_of, exports, params_of, ports_of, run_stage, write_corpus
 
 pytestmark = pytest.mark.faults
 
@@ -51,8 +52,10 @@ def free_port() -> int:
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkCluster]:
     home, empty = tmp_path_factory.mktemp("cluster"), tmp_path_factory.mktemp("empty")
-    hide = 'mount --bind "$1" "$2" && shift 2 && exec "$@"'
-    wrap = ["unshare", "--mount", "sh", "-c", hide, "sh", str(empty), str(checkout() / "pipelines")] if MAY_HIDE else []
+    hide = 'mount --bind "$1" "$2" && mount --bind "$1" "$3" && shift 3 && exec "$@"'
+    hidden = [str(empty), str(checkout() / "pipelines"), str(exports())]
+    exports().mkdir(parents=True, exist_ok=True)
+    wrap = ["unshare", "--mount", "sh", "-ec", hide, "sh", *hidden] if MAY_HIDE else []
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ASSAY_SPARK_PORT", str(free_port()))
         patch.setenv("PYTHONPATH", str(checkout()))

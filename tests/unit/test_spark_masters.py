@@ -12,7 +12,7 @@ import pytest
 from pipelines.backends.spark import is_local, require_master
 from pipelines.errors import BadConfig
 from pipelines.settings import checkout
-from pipelines.wheel import archive, sources_digest
+from pipelines.shipping import archive, arrived, packed, sources_digest
 
 
 def test_a_master_that_does_not_answer_is_named() -> None:
@@ -47,7 +47,7 @@ def test_the_archive_holds_the_package_and_follows_its_sources(tmp_path: Path) -
     made = archive(tmp_path)
     with zipfile.ZipFile(made) as held:
         names = set(held.namelist())
-        assert held.read("pipelines/wheel.py") == (checkout() / "pipelines" / "wheel.py").read_bytes()
+        assert held.read("pipelines/shipping.py") == (checkout() / "pipelines" / "shipping.py").read_bytes()
     assert names >= {"pipelines/stages/embed.py", "pipelines/_checkout/dvc.yaml"}
     assert archive(tmp_path) == made
     assert [file.name for file in (tmp_path / "wheels").rglob("*") if file.is_file()] == ["assay.zip"]
@@ -57,5 +57,24 @@ def test_the_archive_holds_the_package_and_follows_its_sources(tmp_path: Path) -
     for name in ("pyproject.toml", "dvc.yaml", "params.yaml", "README.md"):
         shutil.copy(checkout() / name, copy)
     assert sources_digest(copy) == made.parent.name
-    (copy / "pipelines" / "wheel.py").write_text("changed")
+    (copy / "pipelines" / "shipping.py").write_text("changed")
     assert sources_digest(copy) != made.parent.name
+
+
+def test_a_folder_arrives_as_itself_or_as_what_was_unpacked_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "driver" / "0123abcd"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "deep" / "model.bin").write_bytes(b"weights")
+    made = packed(folder, below=tmp_path / "shipped")
+    assert packed(folder, below=tmp_path / "shipped") == made
+    assert [file.name for file in (tmp_path / "shipped").iterdir()] == ["0123abcd.zip"]
+    executor = tmp_path / "executor"
+    shutil.unpack_archive(made, executor / "0123abcd")
+    monkeypatch.chdir(executor)
+    assert arrived(str(folder)) == folder
+    shutil.rmtree(folder)
+    assert (arrived(str(folder)) / "deep" / "model.bin").read_bytes() == b"weights"
+    monkeypatch.chdir(tmp_path)
+    assert arrived(str(folder)) == folder  # nowhere: whoever opens it says so

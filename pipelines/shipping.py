@@ -1,6 +1,7 @@
-"""This code as one archive, for Spark's executors: they need the lock's packages, and no checkout.
+"""What travels to Spark's executors: this code as one archive, and folders of models. They need the lock's packages,
+and neither a checkout nor a disk that they share with the driver.
 
-From a checkout it is the wheel that hatchling builds; from an installed wheel, its files again. Kept below
+From a checkout the code is the wheel that hatchling builds; from an installed wheel, its files again. Kept below
 `cache/wheels/DIGEST/`, where the digest covers every source, so that a changed line is another archive. It is named
 .zip, since Spark puts only .zip, .egg and .jar on the executors' path, and is imported from as it is: code below
 `pipelines` that runs in an executor reads no file beside itself.
@@ -11,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +22,26 @@ from pipelines.settings import checkout
 
 NAME = "assay.zip"
 _SOURCES = ("pyproject.toml", "dvc.yaml", "params.yaml", "README.md")
+
+
+def packed(folder: Path, *, below: Path) -> Path:
+    """A folder that never changes (it is named by its digest) as `below/NAME.zip`, made once, whole or absent."""
+    target = below / f"{folder.name}.zip"
+    if not target.is_file():
+        below.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=below, prefix=".pack-") as temporary:
+            made = Path(temporary) / target.name
+            with zipfile.ZipFile(made, "w", zipfile.ZIP_STORED) as out:  # weights do not compress
+                for file in sorted(file for file in folder.rglob("*") if file.is_file()):
+                    out.write(file, file.relative_to(folder))
+            made.replace(target)
+    return target
+
+
+def arrived(folder: str) -> Path:
+    """A folder of the driver as this process sees it: itself, or what Spark unpacked in the executor's own folder."""
+    here = Path(Path(folder).name)
+    return Path(folder) if Path(folder).is_dir() or not here.is_dir() else here.resolve()
 
 
 def _sources(root: Path) -> Iterator[Path]:
