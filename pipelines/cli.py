@@ -100,19 +100,20 @@ def exec_stage(stage: str) -> None:
 def ask(
     reference: Reference,
     question: Annotated[str, typer.Argument(help="The question.", show_default=False)],
+    retrieve: Annotated[bool, typer.Option("--retrieve", help="The passages only; no model generates.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Ask a promoted release one question; the answer comes with its citations."""
     from pipelines.actions.ask import ask_release
 
     corpus, generation = _reference(reference)
-    answer = ask_release(Settings.from_env(), corpus, question, generation=generation)
+    answer = ask_release(Settings.from_env(), corpus, question, generation=generation, retrieve=retrieve)
     if as_json:
         _emit(answer)
     else:
-        from pipelines.show import show_answer
+        from pipelines.show import show_answer, show_passages
 
-        show_answer(question, answer)
+        (show_passages if retrieve else show_answer)(question, answer)
 
 
 @app.command()

@@ -68,9 +68,15 @@ class Index(Section):
     metric: Literal["COSINE"]
 
 
+class Rerank(Section):
+    model: ModelName
+    depth: Annotated[int, Field(ge=1, le=200)]
+
+
 class Retrieve(Section):
     mode: Literal["dense", "bm25", "hybrid"]
     k: Annotated[int, Field(ge=1, le=50)]
+    rerank: Rerank | None = None
 
 
 class Split(Section):

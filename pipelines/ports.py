@@ -73,6 +73,18 @@ class Embedder(Protocol):
         ...
 
 
+class Reranker(Protocol):
+    """Scores how well a text answers a question, both read together. `digest` covers weights, tokenizer, architecture,
+    window, precision."""
+
+    name: str
+    digest: str
+
+    def score(self, question: str, texts: Sequence[str]) -> np.ndarray:
+        """float32 (len(texts),), higher is better; comparable between the texts of one question."""
+        ...
+
+
 class Generator(Protocol):
     """Chats to replies with a causal language model, greedy. `digest` covers weights, tokenizer, adapter, precision.
 
@@ -223,14 +235,16 @@ class ReleaseLog(Protocol):
 class Ports(Protocol):
     """The bundle a stage or action gets; each attribute is made when first read.
 
-    With `corpus` params at hand: `embedder` is the index's own; `generator(adapter)` loads the base model,
-    with a LoRA adapter folder merged when one is given.
+    With `corpus` params at hand: `embedder` is the index's own; `reranker` is that of `retrieve.rerank`, None when
+    there is none; `generator(adapter)` loads the base model, with a LoRA adapter folder merged when one is given.
     """
 
     @property
     def settings(self) -> Settings: ...
     @property
     def embedder(self) -> Embedder: ...
+    @property
+    def reranker(self) -> Reranker | None: ...
     @property
     def store(self) -> VectorStore: ...
     @property

@@ -8,7 +8,7 @@ from typing import Any
 
 from pipelines import adapters
 from pipelines.errors import IntegrityError
-from pipelines.ports import Embedder, Ports
+from pipelines.ports import Embedder, Ports, Reranker
 
 Manifest = Mapping[str, Any]
 
@@ -25,6 +25,22 @@ def embedder_of(manifest: Manifest, ports: Ports) -> Embedder:
             f"but {embedder.name} is {embedder.digest[:12]} here; their vectors cannot be compared"
         )
     return embedder
+
+
+def reranker_of(manifest: Manifest, ports: Ports) -> Reranker | None:
+    """The cross-encoder that the release was judged with, None when it was judged without; IntegrityError when the
+    one of that name is another now. `ports` are those of `Ports.as_released`."""
+    wanted = manifest.get("reranker")
+    if wanted is None:
+        return None
+    reranker = ports.reranker
+    if reranker is None or reranker.digest != wanted["digest"]:
+        found = f"{reranker.name} is {reranker.digest[:12]} here" if reranker else "its params name none"
+        raise IntegrityError(
+            f"{manifest['corpus']}@{manifest['generation']} was judged with reranker {wanted['name']} "
+            f"{wanted['digest'][:12]}, but {found}; it would order passages otherwise"
+        )
+    return reranker
 
 
 def adapter_folder(manifest: Manifest, ports: Ports) -> Path:

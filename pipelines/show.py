@@ -6,7 +6,7 @@ Every function takes the plain mapping that `--json` prints, and an optional con
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -196,12 +196,28 @@ def show_answer(question: str, answer: Json, console: Console | None = None) -> 
     release = answer["release"]
     console.print(Text(question, style="bold"))
     console.print(Text(f"  {answer['answer']}", style="green"))
-    for number_, cited in enumerate(answer["citations"], 1):
+    _passages(answer["citations"], console)
+    console.print(Text(f"  {release['corpus']}, generation {release['generation']}, arm {answer['arm']}", style="dim"))
+
+
+def show_passages(question: str, found: Json, console: Console | None = None) -> None:
+    """The passages of a question, best first, with their scores, and the release behind them."""
+    console = console or terminal()
+    release = found["release"]
+    console.print(Text(question, style="bold"))
+    if not found["passages"]:
+        console.print(Text("  no passage was found", style="yellow"))
+    _passages(found["passages"], console, scored=True)
+    console.print(Text(f"  {release['corpus']}, generation {release['generation']}", style="dim"))
+
+
+def _passages(passages: Sequence[Json], console: Console, *, scored: bool = False) -> None:
+    for number_, cited in enumerate(passages, 1):
         where = f"{cited['document']} (revision {cited['revision']}, characters {cited['start']}–{cited['end']})"
-        console.print(Text.assemble(f"  [{number_}] ", (cited["title"], "italic"), "  ", (where, "dim")))
+        score = (f"  {number(cited['score'])}", "green") if scored else ""
+        console.print(Text.assemble(f"  [{number_}] ", (cited["title"], "italic"), "  ", (where, "dim"), score))
         passage = " ".join(cited["text"].split())
         console.print(Text(f"      {passage[:220]}{'…' if len(passage) > 220 else ''}", style="dim"))
-    console.print(Text(f"  {release['corpus']}, generation {release['generation']}, arm {answer['arm']}", style="dim"))
 
 
 def show_status(result: Json, console: Console | None = None) -> None:

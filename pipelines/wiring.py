@@ -63,6 +63,15 @@ class Wiring:
         digest = embedder_digest(found, embed.precision)
         return load_torch(found, digest, precision=embed.precision, batch_tokens=embed.batch_tokens, device=device)
 
+    @cached_property
+    def reranker(self) -> ports.Reranker | None:
+        rerank = self.params.retrieve.rerank
+        if rerank is None:
+            return None
+        from pipelines.backends.reranker import load_reranker
+
+        return load_reranker(checkout() / "models" / "rerankers" / f"{rerank.model}.yaml", cache=self.settings.cache)
+
     def generator(self, adapter: Path | None = None) -> ports.Generator:
         from pipelines.backends.transformers import load_generator
 

@@ -1,8 +1,10 @@
-"""Ask a release questions: retrieve, prompt, generate, cite, exactly as its manifest says.
+"""Ask a release questions: retrieve, and unless only passages are wanted prompt, generate and cite, exactly as its
+manifest says.
 
 A release is resolved through the log, its signature verified; params.yaml of today does not matter. The embedder that
-is loaded must be the one that the index was built with. Nothing is written,
-except that a collection which Milvus lost is loaded again.
+is loaded must be the one that the index was built with, the reranker the one that it was judged with. Nothing is
+written, except that a collection which Milvus lost is loaded again. Passages alone cost no generator: what they import
+is a light runtime, OpenVINO and tokenizers, and Milvus's client.
 """
 
 from __future__ import annotations
@@ -12,11 +14,11 @@ from functools import cached_property
 from typing import Any
 
 from pipelines.answering import prompts
-from pipelines.builds import load_build
 from pipelines.core.prompts import TUNED, Reply, parse_reply
 from pipelines.errors import BadInput, NotFound
 from pipelines.ports import Generator, Hit
-from pipelines.released import adapter_folder, embedder_of
+from pipelines.released import adapter_folder, embedder_of, reranker_of
+from pipelines.retrieval import search
 from pipelines.settings import Settings
 from pipelines.wiring import Wiring
 
@@ -39,24 +41,34 @@ class Service:
 
     def _search(self, questions: Sequence[str]) -> list[list[Hit]]:
         """The passages of each question, best first."""
-        embedder = embedder_of(self.manifest, self.ports)
-        ports, index, retrieve = self.ports, self.manifest["index"], self.ports.params.retrieve
-        vectors = embedder.embed_batch(questions)
+        for question in questions:
+            if not question.strip():
+                raise BadInput(_EMPTY)
+        embedder, reranker = embedder_of(self.manifest, self.ports), reranker_of(self.manifest, self.ports)
+        ports, index = self.ports, self.manifest["index"]
 
         def found() -> list[list[Hit]]:
-            return ports.store.search(index["collection"], questions, vectors, k=retrieve.k, mode=retrieve.mode)
+            retrieve = ports.params.retrieve
+            return search(ports.store, embedder, index["collection"], questions, retrieve=retrieve, reranker=reranker)
 
         try:
             return found()
         except NotFound:  # Milvus is a projection: what it lost is loaded again from the build's Parquet
+            from pipelines.builds import load_build
+
             load_build(ports.store, ports.objects, index)
             return found()
 
+    def passages(self, questions: Sequence[str]) -> list[dict[str, Any]]:
+        """The passages of each question, best first, in the form of `assay ask --retrieve --json`; no generator is
+        loaded, whatever arm serves. BadInput on an empty question."""
+        return [
+            {"passages": [self._citation(hit) for hit in hits], "release": self._release}
+            for hits in self._search(questions)
+        ]
+
     def answer(self, questions: Sequence[str]) -> list[dict[str, Any]]:
         """One reply per question, in the form of `assay ask --json`. BadInput on an empty question."""
-        for question in questions:
-            if not question.strip():
-                raise BadInput(_EMPTY)
         arm, generate = self.manifest["arm"], self.ports.params.generate
         hits = self._search(questions)
         shown, chats = prompts(questions, hits, self._generator, arm=arm, generate=generate)
@@ -73,8 +85,12 @@ class Service:
             "answer": reply.answer,
             "arm": self.manifest["arm"],
             "citations": [self._citation(hit) for hit in cited(reply, found)],
-            "release": {"corpus": self.manifest["corpus"], "generation": self.manifest["generation"]},
+            "release": self._release,
         }
+
+    @property
+    def _release(self) -> dict[str, Any]:
+        return {"corpus": self.manifest["corpus"], "generation": self.manifest["generation"]}
 
     def _citation(self, hit: Hit) -> dict[str, Any]:
         return {
@@ -95,10 +111,14 @@ def cited(reply: Reply, found: Sequence[Hit]) -> list[Hit]:
     return named or list(found[:1])
 
 
-def ask_release(settings: Settings, corpus: str, question: str, *, generation: int | None = None) -> dict[str, Any]:
-    """Ask one question of a release (the newest by default). BadInput, NotFound, IntegrityError."""
+def ask_release(
+    settings: Settings, corpus: str, question: str, *, generation: int | None = None, retrieve: bool = False
+) -> dict[str, Any]:
+    """Ask one question of a release (the newest by default); with `retrieve` its passages only, no answer. BadInput,
+    NotFound, IntegrityError."""
     if not question.strip():
         raise BadInput(_EMPTY)
     from pipelines.actions.views import release_manifest
 
-    return Service(settings, release_manifest(settings, corpus, generation)).answer([question])[0]
+    service = Service(settings, release_manifest(settings, corpus, generation))
+    return (service.passages if retrieve else service.answer)([question])[0]

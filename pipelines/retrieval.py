@@ -1,0 +1,52 @@
+"""Search, then rerank, then the best k: the one way in which passages are found, so that what is judged is what is
+served. It knows no vendor, and neither labels nor judges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from pipelines.params import Retrieve
+from pipelines.ports import Embedder, Hit, Reranker, VectorStore
+
+BATCH = 100
+"""Questions embedded and searched for together."""
+
+
+def search(
+    store: VectorStore,
+    embedder: Embedder,
+    collection: str,
+    questions: Sequence[str],
+    *,
+    retrieve: Retrieve,
+    reranker: Reranker | None,
+    k: int | None = None,
+) -> list[list[Hit]]:
+    """The k (`retrieve.k` by default) best passages of each question, in order, best first.
+
+    With a reranker the first `retrieve.rerank.depth` that the store finds are put in the order of its scores, which
+    then are the hits' scores; what the store finds beyond that depth follows in the store's own order, so a larger k
+    only adds. NotFound without the collection.
+    """
+    k = retrieve.k if k is None else k
+    depth = retrieve.rerank.depth if reranker is not None and retrieve.rerank is not None else 0
+    out: list[list[Hit]] = []
+    for start in range(0, len(questions), BATCH):
+        texts = list(questions[start : start + BATCH])
+        vectors = embedder.embed_batch(texts)
+        out += store.search(collection, texts, vectors, k=max(k, depth), mode=retrieve.mode)
+    if reranker is not None and depth:
+        out = [rerank(reranker, text, hits, depth=depth) for text, hits in zip(questions, out, strict=True)]
+    return [hits[:k] for hits in out]
+
+
+def rerank(reranker: Reranker, question: str, hits: Sequence[Hit], *, depth: int) -> list[Hit]:
+    """The first `depth` hits in the order of the reranker's scores, equal ones as they were; the others after them."""
+    head = list(hits[:depth])
+    scores = reranker.score(question, [hit.text for hit in head])
+    order = np.argsort(-scores, kind="stable")
+    return [replace(head[n], score=float(scores[n])) for n in order] + list(hits[depth:])
