@@ -52,7 +52,9 @@ def sync_champion(wiring: Wiring) -> None:
     if workspace.champion_file.is_file() and latest:
         index = workspace.receipt("index") if workspace.has("index") else {}
         train = workspace.receipt("train") if workspace.has("train") else {}
-        if released_already(latest, index=index, train=train, params=wiring.params.model_dump(mode="json")):
+        retrieval = workspace.receipt("score_retrieval") if workspace.has("score_retrieval") else {}
+        params = wiring.params.model_dump(mode="json")
+        if released_already(latest, index=index, train=train, retrieval=retrieval, params=params):
             return
     write_whole(workspace.champion_file, json.dumps(latest, indent=1, sort_keys=True) + "\n")
 

@@ -70,7 +70,8 @@ class Wiring:
             return None
         from pipelines.backends.reranker import load_reranker
 
-        return load_reranker(checkout() / "models" / "rerankers" / f"{rerank.model}.yaml", cache=self.settings.cache)
+        definition = checkout() / "models" / "rerankers" / f"{rerank.model}.yaml"
+        return load_reranker(definition, cache=self.settings.cache, home=self.settings.home)
 
     def generator(self, adapter: Path | None = None) -> ports.Generator:
         from pipelines.backends.transformers import load_generator

@@ -141,6 +141,8 @@ def scored(
     for kind, rows in (("retrieval", retrieval), ("answers", answers)):
         workspace.scores(kind).parent.mkdir(parents=True, exist_ok=True)
         workspace.scores(kind).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    reranker = getattr(wiring, "reranker", None)
+    ranked = {"reranker": reranker and {"name": reranker.name, "digest": reranker.digest}}
     receipts = {
         "chunk": {"rows": facts["rows"], "documents": facts["documents"], "window": 256},
         "embed": facts,
@@ -149,10 +151,11 @@ def scored(
         "train": adapter or {"skipped": "no training examples"},
         "score_retrieval": {
             "metrics": dict.fromkeys(names, metric(ndcg)), "stale_labels": list(stale), "questions": len(QUESTIONS),
+            **ranked,
         },
         "score_answers": {
             "arms": {arm: {"token_f1": metric(f1)} for arm, f1 in arms.items()},
-            "questions": len(QUESTIONS), "prompt_digest": served_prompt(wiring.params.generate),
+            "questions": len(QUESTIONS), "prompt_digest": served_prompt(wiring.params.generate), **ranked,
         },
     }  # fmt: skip
     for stage, receipt in receipts.items():

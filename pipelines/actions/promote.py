@@ -71,8 +71,18 @@ def _evaluation(workspace: Workspace, arm: str) -> dict[str, Any]:
     }
 
 
+def _require_reranker(judged: Json, ports: Ports) -> None:
+    """IntegrityError when `retrieve.rerank` names another model now than the one that was judged."""
+    reranker = ports.reranker
+    if manifests.reranker_digest(judged) != (reranker.digest if reranker else None):
+        raise IntegrityError(
+            "the candidate was judged with another reranker than retrieve.rerank names now; run it again"
+        )
+
+
 def _manifest(params: CorpusParams, workspace: Workspace, ports: Ports, *, generation: int) -> dict[str, Any]:
     judged, base = workspace.receipt("judge"), ports.generator()
+    _require_reranker(judged, ports)
     return manifests.build(
         corpus=workspace.corpus,
         created=now(),

@@ -1,4 +1,4 @@
-"""Copy a verified release into a folder: signed manifest, public key, index rows, adapter, embedder.
+"""Copy a verified release into a folder: signed manifest, public key, index rows, adapter, embedder, reranker.
 
 The folder appears whole or not at all: it is written beside its place, verified there, and renamed. It starts nothing.
 
@@ -9,6 +9,7 @@ The folder appears whole or not at all: it is written beside its place, verified
 | index/part-*.parquet | the rows of the build, with texts and vectors |
 | adapter/ | LoRA weights and what they are bound to; absent when the release has none |
 | embedder/ | the exported embedder: model and tokenizer |
+| reranker/ | the exported cross-encoder; absent when passages are not reranked |
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ from pipelines.backends.objects import ObstoreObjects
 from pipelines.backends.openvino import reopen
 from pipelines.backends.releaselog import public_file, read_public_key, unseal
 from pipelines.errors import BadInput, IntegrityError
+from pipelines.exports import opened
 from pipelines.ports import Ports
-from pipelines.released import adapter_folder, embedder_of
+from pipelines.released import adapter_folder, embedder_of, reranker_of
 from pipelines.settings import Settings
 from pipelines.wiring import Wiring
 
@@ -55,11 +57,14 @@ def _copy_index(ports: Ports, index: Json, folder: Path) -> None:
 
 
 def _copy_models(ports: Ports, manifest: Json, folder: Path) -> None:
-    """The embedder's export, opened once more from its copy, and the adapter, its digest taken again."""
+    """The exports of embedder and reranker, verified once more in their copies; the adapter, its digest taken again."""
     embedder = embedder_of(manifest, ports)
     shutil.copytree(ports.settings.cache / "embedders" / embedder.digest, folder / "embedder")
     embed = manifest["params"]["embed"]
     reopen(str(folder / "embedder"), embedder.name, embed["precision"], embed["batch_tokens"], 1)
+    if (reranker := reranker_of(manifest, ports)) is not None:
+        shutil.copytree(ports.settings.cache / "rerankers" / reranker.digest, folder / "reranker")
+        opened(folder / "reranker")
     if manifest["adapter"]:
         shutil.copytree(adapter_folder(manifest, ports), folder / "adapter")
         if adapters.digest(folder / "adapter") != manifest["adapter"]["digest"]:

@@ -1,4 +1,4 @@
-"""Check a release against what it binds: signature, embedder, rows in Milvus, Parquet of the build, adapter.
+"""Check a release against what it binds: signature, embedder, reranker, rows in Milvus, Parquet of the build, adapter.
 
 Every digest is computed again from the bytes; nothing is believed because a marker says so. It repairs nothing.
 """
@@ -13,7 +13,7 @@ from pipelines.builds import build_rows, held
 from pipelines.core.digests import combine_sets, digest_row, digest_set
 from pipelines.errors import IntegrityError, NotFound
 from pipelines.ports import ObjectStore
-from pipelines.released import adapter_folder, embedder_of
+from pipelines.released import adapter_folder, embedder_of, reranker_of
 from pipelines.settings import Settings
 from pipelines.wiring import Wiring
 
@@ -52,6 +52,8 @@ def verify_release(settings: Settings, corpus: str, generation: int | None = Non
     ports = Wiring.released(settings, manifest)
     embedder = embedder_of(manifest, ports)
     yield f"embedder: {embedder.name} {embedder.digest[:16]}"
+    if (reranker := reranker_of(manifest, ports)) is not None:
+        yield f"reranker: {reranker.name} {reranker.digest[:16]}"
     index = manifest["index"]
     try:
         yield _agree(f"parquet {index['key']}", parquet_digest(ports.objects, index), index)

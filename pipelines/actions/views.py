@@ -116,6 +116,7 @@ def candidate_report(settings: Settings, corpus: str) -> Json:
             "index_digest": index["digest"],
             "embedder": index["embedder"],
             "embedder_digest": index["embedder_digest"],
+            "reranker": judged.get("reranker"),
             "adapter": adapter["digest"] if adapter else None,
             "prompt_digest": judged["prompt_digest"],
             "judged_against": judged["against"],

@@ -11,6 +11,11 @@ SERVING = ("chunk", "embed", "index", "retrieve", "generate", "answer")
 SCHEMA = 1
 
 
+def reranker_digest(found: Json) -> str | None:
+    """Digest of the cross-encoder in a manifest, or in a receipt of scores; None where none was used."""
+    return (found.get("reranker") or {}).get("digest")
+
+
 def build(
     *,
     corpus: str,
@@ -51,6 +56,7 @@ def build(
             "dim": index["dim"],
             "params": params["index"],
         },
+        "reranker": judged["reranker"],
         "adapter": judged["adapter"],
         "base": dict(base),
         "prompt": {"digest": judged["prompt_digest"]},
@@ -77,12 +83,13 @@ def restored(target: Json, log: Sequence[Json], *, generation: int, created: str
     }
 
 
-def released_already(manifest: Json, *, index: Json, train: Json, params: Json) -> bool:
-    """True when these receipts and params are those that `manifest` was made of: same build, same adapter, same
+def released_already(manifest: Json, *, index: Json, train: Json, retrieval: Json, params: Json) -> bool:
+    """True when these receipts and params are those that `manifest` was made of: same build, adapter and reranker, same
     serving params, same primary metric, and an arm that is asked for is the one that serves."""
     return (
         manifest["index"]["collection"] == index.get("collection")
         and (manifest["adapter"] or {}).get("digest") == train.get("digest")
+        and reranker_digest(manifest) == reranker_digest(retrieval)
         and all(manifest["params"][name] == params[name] for name in ("retrieve", "generate", "answer"))
         and manifest["evaluation"]["primary"] == params["judge"]["primary"]
         and params["promote"]["arm"] in ("auto", manifest["arm"])

@@ -13,10 +13,11 @@ from typing import Any
 from pipelines.answering import served_prompt
 from pipelines.core import gates
 from pipelines.core.digests import digest_json
+from pipelines.core.manifest import reranker_digest
 from pipelines.core.nouns import Adapter, Candidate, Check, IndexBuild, Metric, Report, Verdict
 from pipelines.core.prompts import ARMS
 from pipelines.core.scores import answer_scores, retrieval_scores
-from pipelines.params import CorpusParams
+from pipelines.params import CorpusParams, Retrieve
 from pipelines.ports import Ports
 from pipelines.schemas import read_jsonl
 from pipelines.workspace import Workspace
@@ -47,7 +48,12 @@ def _evidence(params: CorpusParams, workspace: Workspace, arm: str | None) -> ga
             ours[name], theirs[name] = by_arm.get(arm or "", {}), by_arm.get("champion", {})
     base = answer_scores(answer_rows, params.judge.primary.partition(".")[2]).get("base", {})
     same_index = champion.get("index", {}).get("collection") == workspace.receipt("index")["collection"]
-    same_search = champion.get("params", {}).get("retrieve") == params.retrieve.model_dump()
+    was = champion.get("params", {}).get("retrieve")
+    same_search = (
+        was is not None
+        and Retrieve.model_validate(was) == params.retrieve
+        and reranker_digest(champion) == reranker_digest(retrieval)
+    )
     same = ("retrieval",) if same_index and same_search else ()
     return gates.Evidence(metrics, ours, theirs, base, bool(champion), same)
 
@@ -71,6 +77,9 @@ def _data_checks(params: CorpusParams, workspace: Workspace, prompt: str) -> lis
         match("data rows", index["rows"], workspace.receipt("chunk")["rows"], what="rows of the index and chunks"),
         match("data prompt", answers.get("prompt_digest"), prompt, what="prompt asked and prompt to be served"),
     ]
+    scored, asked = reranker_digest(retrieval), reranker_digest(answers)
+    if scored or asked:
+        checks.append(match("data reranker", asked, scored, what="reranker of the arms asked and of the index scored"))
     if "skipped" not in train:
         mixed = workspace.receipt("mix").get("digest")
         checks.append(match("data training", train["training_digest"], mixed, what="adapter and training set"))
@@ -89,7 +98,7 @@ def _candidate(params: CorpusParams, workspace: Workspace, arm: str, prompt: str
     if "skipped" not in train:
         kept = {name: train[name] for name in ("base", "base_digest", "training_digest", "digest")}
         adapter = Adapter(corpus=workspace.corpus, uri=f"adapters/{train['key']}", **kept)
-    shaped = digest_json([prompt, params.retrieve.model_dump()])
+    shaped = digest_json([prompt, params.retrieve.model_dump(), workspace.receipt("score_retrieval").get("reranker")])
     return Candidate(workspace.corpus, build, adapter, arm, shaped)
 
 
@@ -146,6 +155,7 @@ def decide(params: CorpusParams, workspace: Workspace) -> dict[str, Any]:
         "passed": verdict.passed,
         "checks": [asdict(check) for check in checks],
         "index": {name: index[name] for name in _INDEX},
+        "reranker": workspace.receipt("score_retrieval").get("reranker"),
         "adapter": None if "skipped" in train else {name: train[name] for name in _ADAPTER},
         "primary": judge.primary,
         "prompt_digest": prompt,

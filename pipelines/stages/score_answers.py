@@ -21,9 +21,10 @@ from pipelines.core.nouns import Report
 from pipelines.core.prompts import ARMS, RETRIEVING, TUNED, first_object, parse_reply
 from pipelines.errors import BadInput, IntegrityError, NotFound
 from pipelines.params import CorpusParams, Generate, Retrieve
-from pipelines.ports import Completion, Embedder, Generator, Hit, Ports, VectorStore
-from pipelines.released import adapter_folder, embedder_of
+from pipelines.ports import Completion, Generator, Hit, Ports
+from pipelines.released import adapter_folder, embedder_of, reranker_of
 from pipelines.reply_schema import load_validator
+from pipelines.retrieval import search
 from pipelines.schemas import read_jsonl, write_jsonl
 from pipelines.workspace import Workspace
 
@@ -51,14 +52,6 @@ def chosen(questions: Sequence[Json], params: CorpusParams) -> list[Json]:
     tested = [q for q in asked if splits.split_of(q, **how) == splits.TEST]
     tested.sort(key=lambda q: digest_text(f"{params.split.seed}:{q['id']}"))
     return sorted(tested[: params.answer.max_questions], key=lambda q: str(q["id"]))
-
-
-def _search(
-    store: VectorStore, embedder: Embedder, collection: str, questions: Sequence[Json], retrieve: Retrieve
-) -> list[list[Hit]]:
-    """Passages of every question."""
-    texts = [q["question"] for q in questions]
-    return store.search(collection, texts, embedder.embed_batch(texts), k=retrieve.k, mode=retrieve.mode)
 
 
 def _ask(asked: Asked, questions: Sequence[Json], ports: Ports, *, batch: int) -> tuple[list[dict[str, Any]], int]:
@@ -122,7 +115,9 @@ def _arms(params: CorpusParams, workspace: Workspace, ports: Ports, questions: S
     """(the arms to ask, arm -> why it is missing)."""
     train, build = workspace.receipt("train"), workspace.receipt("index")
     require_embedder(build, ports.embedder)
-    hits = _search(ports.store, ports.embedder, build["collection"], questions, params.retrieve)
+    texts = [q["question"] for q in questions]
+    how: dict[str, Any] = {"retrieve": params.retrieve, "reranker": ports.reranker}
+    hits = search(ports.store, ports.embedder, build["collection"], texts, **how)
     valid = load_validator(params.generate.reply_schema, ports)
     base, tuned = ports.generator(), None
     if "skipped" not in train:
@@ -155,7 +150,9 @@ def _champion(workspace: Workspace, ports: Ports, questions: Sequence[Json]) -> 
             raise IntegrityError(f"generator {generator.name} is no longer the champion's {was}")
         generate = Generate.model_validate(champion["params"]["generate"])
         retrieve = Retrieve.model_validate(champion["params"]["retrieve"])
-        hits = _search(ports.store, embedder, champion["index"]["collection"], questions, retrieve)
+        how: dict[str, Any] = {"retrieve": retrieve, "reranker": reranker_of(champion, theirs)}
+        texts = [q["question"] for q in questions]
+        hits = search(ports.store, embedder, champion["index"]["collection"], texts, **how)
     except (NotFound, BadInput, IntegrityError) as exc:
         return None, str(exc)
     valid = load_validator(generate.reply_schema, ports)
@@ -248,6 +245,7 @@ def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> Report:
         "questions": len(questions),
         "questions_digest": digest_json(questions),
         "collection": workspace.receipt("index")["collection"],
+        "reranker": {"name": ports.reranker.name, "digest": ports.reranker.digest} if ports.reranker else None,
         "adapter": workspace.receipt("train").get("digest"),
         "base": base.name,
         "base_digest": base.base_digest,

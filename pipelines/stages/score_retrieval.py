@@ -16,11 +16,13 @@ from pipelines.builds import build_facts, build_rows, require_embedder
 from pipelines.core.bootstrap import mean_interval
 from pipelines.core.digests import digest_json
 from pipelines.core.evidence import Labels, Piece, labels
+from pipelines.core.manifest import reranker_digest
 from pipelines.core.nouns import Report
 from pipelines.errors import BadInput, IntegrityError, NotFound
-from pipelines.params import CorpusParams
-from pipelines.ports import Embedder, Hit, ObjectStore, Ports, VectorStore
-from pipelines.released import embedder_of
+from pipelines.params import CorpusParams, Retrieve
+from pipelines.ports import Embedder, Hit, ObjectStore, Ports, Reranker
+from pipelines.released import embedder_of, reranker_of
+from pipelines.retrieval import search
 from pipelines.schemas import read_jsonl, write_jsonl
 from pipelines.workspace import Workspace
 
@@ -30,7 +32,6 @@ CUTOFF = 10
 CHUNKS_FOR_DOCUMENTS = 50
 """Chunks fetched where documents are ranked, so that ten different documents are among them."""
 TIMED = 30
-_BATCH = 100
 
 Json = Mapping[str, Any]
 Metrics = dict[str, dict[str, float]]
@@ -72,55 +73,61 @@ def pieces_of(objects: ObjectStore, build: Json, documents: set[str]) -> dict[st
     return out
 
 
-def search_all(
-    store: VectorStore, embedder: Embedder, collection: str, questions: Sequence[Json], *, k: int, mode: str
-) -> list[list[Hit]]:
-    """Hits of every question, in order, asked in batches."""
-    out: list[list[Hit]] = []
-    for start in range(0, len(questions), _BATCH):
-        texts = [row["question"] for row in questions[start : start + _BATCH]]
-        out += store.search(collection, texts, embedder.embed_batch(texts), k=k, mode=mode)
-    return out
-
-
 def score_build(
-    ports: Ports, embedder: Embedder, build: Json, questions: Sequence[Json], *, k: int, mode: str
+    ports: Ports,
+    embedder: Embedder,
+    build: Json,
+    questions: Sequence[Json],
+    *,
+    retrieve: Retrieve,
+    reranker: Reranker | None,
 ) -> tuple[dict[str, Labels], dict[str, list[str]], Metrics]:
     """Labels, retrieved ids and metrics by question id. Evidence that the build does not hold counts as not found."""
     documents = {entry["document"] for row in questions for entry in row["evidence"]}
     pieces = pieces_of(ports.objects, build, documents)
     gold = {row["id"]: labels(row["evidence"], pieces) for row in questions}
     by_document = any(found.level == "document" for found in gold.values())
-    k = max(k, CHUNKS_FOR_DOCUMENTS if by_document else CUTOFF)
-    hits = search_all(ports.store, embedder, build["collection"], questions, k=k, mode=mode)
+    k = max(retrieve.k, CHUNKS_FOR_DOCUMENTS if by_document else CUTOFF)
+    texts = [row["question"] for row in questions]
+    hits = search(ports.store, embedder, build["collection"], texts, retrieve=retrieve, reranker=reranker, k=k)
     runs = {row["id"]: ranked(found, gold[row["id"]].level) for row, found in zip(questions, hits, strict=True)}
     return gold, runs, measure(gold, runs)
 
 
-def latency(ports: Ports, collection: str, questions: Sequence[Json], *, k: int, mode: str) -> dict[str, float]:
-    """Milliseconds of one question asked alone, embedding and search together, of up to 30 questions."""
+def latency(ports: Ports, collection: str, questions: Sequence[Json], retrieve: Retrieve) -> dict[str, float]:
+    """Milliseconds of one question asked alone, as a release is asked (embed, search, rerank), of up to 30."""
     taken = []
     for row in questions[:TIMED]:
         started = time.perf_counter()
-        vectors = ports.embedder.embed_batch([row["question"]])
-        ports.store.search(collection, [row["question"]], vectors, k=k, mode=mode)
+        asked = [row["question"]]
+        search(ports.store, ports.embedder, collection, asked, retrieve=retrieve, reranker=ports.reranker)
         taken.append((time.perf_counter() - started) * 1000)
     p50, p99 = np.percentile(taken, [50, 99])
     return {"p50_ms": float(p50), "p99_ms": float(p99)}
+
+
+def same_retrieval(champion: Json, params: CorpusParams, build: Json, reranker: Reranker | None) -> bool:
+    """True when the champion finds what the candidate finds: same build, same params of search, same reranker."""
+    return (
+        champion["index"]["collection"] == build["collection"]
+        and Retrieve.model_validate(champion["params"]["retrieve"]) == params.retrieve
+        and reranker_digest(champion) == (reranker.digest if reranker else None)
+    )
 
 
 def score_champion(champion: Json, params: CorpusParams, ports: Ports, build: Json, questions: Sequence[Json]) -> Any:
     """(metrics by question id, reason why there are none). There is nothing to compare when nothing differs."""
     if not champion:
         return {}, None
-    retrieve = champion["params"]["retrieve"]
-    if champion["index"]["collection"] == build["collection"] and retrieve == params.retrieve.model_dump():
+    if same_retrieval(champion, params, build, ports.reranker):
         return {}, "the candidate is the champion's index"
     try:
         theirs = build_facts(ports.objects, champion["index"]["key"])
+        served = ports.as_released(champion)
         same = champion["embedder"]["digest"] == ports.embedder.digest
-        embedder = ports.embedder if same else embedder_of(champion, ports.as_released(champion))
-        _, _, metrics = score_build(ports, embedder, theirs, questions, k=retrieve["k"], mode=retrieve["mode"])
+        embedder = ports.embedder if same else embedder_of(champion, served)
+        retrieve, reranker = Retrieve.model_validate(champion["params"]["retrieve"]), reranker_of(champion, served)
+        _, _, metrics = score_build(ports, embedder, theirs, questions, retrieve=retrieve, reranker=reranker)
     except (NotFound, BadInput, IntegrityError) as exc:
         return {}, str(exc)
     return metrics, None
@@ -159,7 +166,7 @@ def _record(ports: Ports, corpus: str, facts: Json, rows: Sequence[Json], measur
         "assay.collection": facts["collection"],
     }
     with ports.registry.run(corpus, f"retrieval {facts['collection']}", tags=tags) as log:
-        log.params({name: facts[name] for name in ("collection", "mode", "k", "questions", "champion")})
+        log.params({name: facts[name] for name in ("collection", "mode", "k", "reranker", "questions", "champion")})
         log.metrics({name: metric["value"] for name, metric in facts["metrics"].items()})
         log.metrics({f"{name}.{end}": m[end] for name, m in facts["metrics"].items() for end in ("low", "high")})
         log.metrics({**measured, "stale_labels": len(facts["stale_labels"])})
@@ -190,15 +197,18 @@ def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> Report:
     """corpus/questions.jsonl -> scores/retrieval.jsonl and the means. Without questions nothing is scored, and the
     receipt says so. IntegrityError when the embedder is not the one that made the build's vectors."""
     build, questions = workspace.receipt("index"), _questions(workspace)
-    mode, k = params.retrieve.mode, params.retrieve.k
-    facts: dict[str, Any] = {"collection": build["collection"], "mode": mode, "k": k, "questions": len(questions)}
+    retrieve = params.retrieve
+    facts: dict[str, Any] = {"collection": build["collection"], "mode": retrieve.mode, "k": retrieve.k}
+    facts |= {"reranker": None, "questions": len(questions)}
     if not questions:
         write_jsonl(workspace.scores("retrieval"), [])
         reason = f"{workspace.corpus} has no questions with evidence"
         facts |= {"skipped": reason, "metrics": {}, "stale_labels": []}
         return Report("score_retrieval", facts, f"skipped: {reason}")
     require_embedder(build, ports.embedder)
-    gold, runs, ours = score_build(ports, ports.embedder, build, questions, k=k, mode=mode)
+    reranker = ports.reranker
+    facts["reranker"] = {"name": reranker.name, "digest": reranker.digest} if reranker else None
+    gold, runs, ours = score_build(ports, ports.embedder, build, questions, retrieve=retrieve, reranker=reranker)
     theirs, unscored = score_champion(workspace.champion(), params, ports, build, questions)
     rows = [
         {
@@ -220,7 +230,7 @@ def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> Report:
         "champion": workspace.champion()["index"]["collection"] if theirs else None,
         "champion_unscored": unscored,
     }
-    measured: dict[str, Any] = latency(ports, build["collection"], questions, k=k, mode=mode)
+    measured: dict[str, Any] = latency(ports, build["collection"], questions, retrieve)
     measured["run_id"] = _record(ports, workspace.corpus, facts, rows, measured, figure(facts["metrics"], theirs))
     shown = facts["metrics"]
     said = (

@@ -145,12 +145,13 @@ def test_the_same_receipts_give_the_same_verdict(wiring):
 def test_a_release_is_recognised_until_anything_that_makes_it_changes(wiring):
     manifest = manifest_of(wiring, decided(wiring, adapter=ADAPTER))
     params = wiring.params.model_dump(mode="json")
-    given = {"index": INDEX, "train": ADAPTER, "params": params}
+    given = {"index": INDEX, "train": ADAPTER, "retrieval": {"reranker": None}, "params": params}
     assert released_already(manifest, **given)
     for change in (
         {"index": {**INDEX, "collection": "b_tiny_fedcba9876543210"}},
         {"train": {**ADAPTER, "digest": "x"}},
         {"train": {"skipped": "no examples"}},
+        {"retrieval": {"reranker": {"name": "ce", "digest": "f" * 64}}},
         {"params": {**params, "retrieve": {"mode": "dense", "k": 3}}},
         {"params": {**params, "promote": {"arm": "both"}}},
         {"params": {**params, "judge": {**params["judge"], "primary": "answers.exact_match"}}},
