@@ -134,7 +134,7 @@ def main() -> None:
         {
             "process": name,
             "CPU s": statistics.median(cpu for _, cpu in runs),
-            "CPU s [min, max]": harness.spread([cpu for _, cpu in runs]),
+            "CPU s, least and most": harness.spread([cpu for _, cpu in runs]),
             "wall s": statistics.median(wall for wall, _ in runs),
         }
         for name, runs in taken.items()

@@ -158,6 +158,38 @@ def test_an_old_generation_is_read_as_it_was_released(settings):
     assert not any("60 days" in hit.text for hit in found)
 
 
+COLD = """
+import json, sys, time
+from pipelines.cli import app
+sys.argv = ["assay", *sys.argv[1:]]
+try:
+    app()
+finally:
+    heavy = {"torch", "transformers", "sentence_transformers", "mlflow", "pyspark", "dvc", "great_expectations"}
+    print(json.dumps({"heavy": sorted(heavy & sys.modules.keys()), "cpu": time.process_time()}), file=sys.stderr)
+"""
+
+
+def test_passages_alone_come_from_a_cold_process_that_loads_no_generator(settings):
+    asked = "Within how many days are refunds paid?"
+    command = [sys.executable, "-c", COLD, "ask", f"{TINY}@2", asked, "--retrieve", "--json"]
+    done = subprocess.run(command, env=kit.environment(settings), capture_output=True, text=True)
+    found, cost = json.loads(done.stdout), json.loads(done.stderr)
+    assert set(found) == {"passages", "release"}
+    assert found["release"] == {"corpus": TINY, "generation": 2}
+    assert len(found["passages"]) == 3
+    best = found["passages"][0]
+    assert set(best) == {"document", "title", "revision", "start", "end", "text", "score"}
+    assert (best["document"], best["revision"], best["text"]) == ("refunds", "r2", kit.NEWER["refunds"])
+    scores = [passage["score"] for passage in found["passages"]]
+    assert scores == sorted(scores, reverse=True)
+    assert cost["heavy"] == []
+    assert cost["cpu"] < 4
+    shown = cli(settings, "ask", f"{TINY}@2", asked, "--retrieve").stdout
+    assert "refunds (revision r2, characters 0–72)" in shown
+    assert f"{TINY}, generation 2" in shown
+
+
 def test_an_embedder_of_another_digest_cannot_be_asked(settings):
     manifest = views.release_manifest(settings, TINY, None)
     manifest["embedder"]["digest"] = "0" * 64
