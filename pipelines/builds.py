@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pipelines.core.digests import digest_row, digest_set
@@ -20,6 +20,7 @@ BATCH = 500
 """Rows of one upsert: about 1 MB at 384 dimensions."""
 
 Facts = Mapping[str, Any]
+Spread = Callable[[Sequence[str], Callable[[str], int]], int]
 
 
 def build_facts(objects: ObjectStore, key: str) -> dict[str, Any]:
@@ -70,9 +71,26 @@ def held(store: VectorStore, collection: str) -> tuple[int, str]:
     return count, digest
 
 
-def load_build(store: VectorStore, objects: ObjectStore, build: Facts) -> int:
+def _load(store: VectorStore, objects: ObjectStore, build: Facts, spread: Spread | None) -> None:
+    """Load every row of a build, side by side where the store is shared and there are several parts to load."""
+    collection, parts = build["collection"], build["parts"]
+    shape: dict[str, Any] = {"dim": build["dim"], "index_type": build.get("index_type", "FLAT")}
+    if spread is None or not store.shared or len(parts) < 2:
+        store.load(collection, _told(build_rows(objects, build), build["rows"]), **shape)
+        return
+
+    def load(part: str) -> int:
+        return store.load(collection, build_rows(objects, {**build, "parts": [part]}), **shape, finish=False)
+
+    store.load(collection, [], **shape)  # made here, once: of several that create it, all but one would fail
+    spread(parts, load)
+    store.load(collection, [], **shape)
+
+
+def load_build(store: VectorStore, objects: ObjectStore, build: Facts, *, spread: Spread | None = None) -> int:
     """Bring the store to exactly the rows of `build` (embed's facts); returns how many loads that took (0, 1 or 2).
 
+    `spread(parts, load)` calls `load(part)` for every part, in other processes: how a server is loaded in parallel.
     What differs is loaded over; what then still differs (rows that do not belong there) is dropped and loaded again.
     IntegrityError when it differs even so.
     """
@@ -83,7 +101,7 @@ def load_build(store: VectorStore, objects: ObjectStore, build: Facts) -> int:
     except NotFound:
         pass
     for attempt in (1, 2):
-        store.load(collection, _told(build_rows(objects, build), build["rows"]), dim=build["dim"])
+        _load(store, objects, build, spread)
         found = held(store, collection)
         if found == expected:
             return attempt

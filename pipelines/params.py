@@ -64,7 +64,7 @@ class Embed(Section):
 
 
 class Index(Section):
-    type: Literal["FLAT", "HNSW"]
+    type: Literal["auto", "FLAT", "HNSW"]
     metric: Literal["COSINE"]
 
 

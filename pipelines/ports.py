@@ -114,10 +114,18 @@ class Generator(Protocol):
 
 
 class VectorStore(Protocol):
-    """Dense + BM25 collections. A collection is written once, then only read."""
+    """Dense + BM25 collections. A collection is written once, then only read. It may be pickled."""
 
-    def load(self, collection: str, rows: Iterable[Any], *, dim: int) -> int:
-        """Create if needed and upsert Arrow record batches (columns of `stages.embed.SCHEMA`); returns rows held."""
+    @property
+    def shared(self) -> bool:
+        """True when several processes may load and search at once: a server, not a folder."""
+        ...
+
+    def load(
+        self, collection: str, rows: Iterable[Any], *, dim: int, index_type: str = "FLAT", finish: bool = True
+    ) -> int:
+        """Create if needed (FLAT or HNSW) and upsert Arrow record batches (columns of `schemas.VECTORS`); returns rows
+        held. With `finish=False` rows written: one of several loads at once, which a later call flushes and counts."""
         ...
 
     def rows(self, collection: str) -> Iterator[tuple[str, str, bytes]]:
@@ -125,9 +133,17 @@ class VectorStore(Protocol):
         ...
 
     def search(
-        self, collection: str, questions: Sequence[str], vectors: np.ndarray, *, k: int, mode: str
+        self,
+        collection: str,
+        questions: Sequence[str],
+        vectors: np.ndarray,
+        *,
+        k: int,
+        mode: str,
+        filters: Mapping[str, str | Sequence[str]] | None = None,
     ) -> list[list[Hit]]:
-        """The k best of each question; `mode` is dense, bm25 or hybrid (reciprocal rank fusion)."""
+        """The k best of each question; `mode` is dense, bm25 or hybrid (reciprocal rank fusion). `filters` keeps
+        passages whose `document` or `title` is the value given, or one of those given."""
         ...
 
     def point(self, alias: str, collection: str) -> None:

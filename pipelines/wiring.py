@@ -87,7 +87,7 @@ class Wiring:
     def store(self) -> ports.VectorStore:
         from pipelines.backends.milvus import MilvusStore
 
-        return MilvusStore(self.settings.milvus_uri, index_type=self.params.index.type)
+        return MilvusStore(self.settings.milvus_uri)
 
     @cached_property
     def registry(self) -> ports.Registry:

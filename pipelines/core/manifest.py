@@ -54,6 +54,7 @@ def build(
             "key": index["key"],
             "parts": index["parts"],
             "dim": index["dim"],
+            "index_type": index.get("index_type", "FLAT"),
             "params": params["index"],
         },
         "reranker": judged["reranker"],

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from pipelines.core.digests import combine_sets, digest_json, digest_row, digest_set
+from pipelines.core.index_choice import choose_index
 from pipelines.core.names import collection_name
 from pipelines.core.nouns import Report
 from pipelines.errors import IntegrityError
@@ -199,7 +200,8 @@ def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> Report:
     """
     started, chunks = time.monotonic(), workspace.receipt("chunk")
     embedder, objects = ports.embedder, ports.objects
-    index = params.index.model_dump()
+    index_type, why = choose_index(params.index.type, rows=chunks["rows"])
+    index = {**params.index.model_dump(), "type": index_type}
     collection = collection_name(workspace.corpus, build_digest(chunks, embedder=embedder.digest, index=index))
     folder, cache = f"builds/{collection}", f"embeddings/{embedder.digest}"
     if known := whole_build(objects, folder):
@@ -221,6 +223,8 @@ def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> Report:
         "rows": sum(row["rows"] for row in made),
         "tokens": sum(row["tokens"] for row in made),
         "digest": combine_sets(row["digest"] for row in made),
+        "index_type": index_type,
+        "index_reason": why,
         "embedder": embedder.name,
         "embedder_digest": embedder.digest,
         "dim": embedder.dim,

@@ -1,5 +1,8 @@
 """Load a build's Parquet into one Milvus collection, and seal the build when count and digest agree.
 
+A server is loaded by Spark's executors side by side, each reading its parts from the object store; a build of one part,
+and a milvus-lite folder, which serves one process, are loaded by this process.
+
 The Parquet is the truth: what Milvus holds is read back whole and compared with it. A half load that a killed run left
 is dropped and loaded again, once. A sealed build is only looked at; when Milvus lost it, it is loaded again.
 """
@@ -9,11 +12,11 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines.builds import load_build
+from pipelines.builds import Spread, load_build
 from pipelines.core.nouns import Report
 from pipelines.errors import IntegrityError
 from pipelines.params import CorpusParams
@@ -23,10 +26,17 @@ from pipelines.workspace import Workspace
 Facts = Mapping[str, Any]
 
 
+def _index_of(facts: Facts) -> dict[str, str]:
+    """The index and why it was chosen; builds of before the choice are FLAT."""
+    return {"type": facts.get("index_type", "FLAT"), "reason": facts.get("index_reason", "index.type asked for it")}
+
+
 def _describe(corpus: str, facts: Facts) -> str:
+    chosen = _index_of(facts)
     return (
         f"Index of {corpus}: {facts['rows']:,} chunks of {facts['documents']:,} documents, embedded by "
         f"{facts['embedder']} ({facts['dim']} dimensions), in collection {facts['collection']}.\n\n"
+        f"Index {chosen['type']}: {chosen['reason']}.\n\n"
         f"Content digest {facts['digest']}; corpus digest {facts['corpus_digest']}; embedder digest "
         f"{facts['embedder_digest']}. Rebuilt at any time from {facts['key']} in the object store."
     )
@@ -45,7 +55,9 @@ def _track(params: CorpusParams, corpus: str, facts: Facts, ports: Ports, measur
         ports.registry.run(corpus, f"index {facts['collection']}", tags=tags) as log,
         tempfile.TemporaryDirectory() as temporary,
     ):
-        log.params({name: getattr(params, name).model_dump() for name in ("chunk", "embed", "index")})
+        sections = {name: getattr(params, name).model_dump() for name in ("chunk", "embed", "index")}
+        sections["index"] |= _index_of(facts)
+        log.params(sections)
         log.metrics({"rows": facts["rows"], "tokens": facts["tokens"], "documents": facts["documents"]})
         log.metrics({f"seconds.{name}": value for name, value in measured.items()})
         log.dataset(
@@ -77,11 +89,29 @@ def _sealed(objects: ObjectStore, facts: Facts) -> dict[str, Any] | None:
     return seal
 
 
+def _on_spark(ports: Ports, corpus: str) -> Spread:
+    """Parts of a build to rows loaded, one Spark task per part; a task that is repeated loads the same rows again."""
+
+    def spread(parts: Sequence[str], load: Callable[[str], int]) -> int:
+        from pipelines.backends.spark import read_parts, session
+
+        def work(part: str) -> Iterator[Any]:
+            import pyarrow as pa
+
+            yield pa.RecordBatch.from_pydict({"rows": pa.array([load(part)], type=pa.int64())})
+
+        settings = ports.settings
+        with session(settings.spark_master, name=f"assay index {corpus}", scratch=settings.cache / "spark") as spark:
+            return sum(row["rows"] for row in read_parts(spark, list(parts), work, "rows long").collect())
+
+    return spread
+
+
 def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> Report:
     """builds/COLLECTION/*.parquet -> the collection, a tracked run, a registered version, and last the seal."""
     started = time.monotonic()
     facts = workspace.receipt("embed")
-    loads = load_build(ports.store, ports.objects, facts)
+    loads = load_build(ports.store, ports.objects, facts, spread=_on_spark(ports, workspace.corpus))
     measured: dict[str, Any] = {"loads": loads, "seconds": time.monotonic() - started}
     seal = _sealed(ports.objects, facts)
     if seal is None:

@@ -1,13 +1,10 @@
-"""What any vector store must do, on a milvus-lite folder and on a Milvus server process alike."""
+"""What any vector store must do, alike on a milvus-lite folder, on its server, and on a real Milvus server (2.3.5)."""
 
 from __future__ import annotations
 
-import os
-import signal
-import socket
+import pickle
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +16,7 @@ import pytest
 from pipelines.backends.milvus import MilvusStore
 from pipelines.errors import BackendError, BadConfig, BadInput, IntegrityError, NotFound
 from pipelines.schemas import VECTORS
+from tests.milvus_kit import free_port, lite_server, real_server, running
 
 pytestmark = pytest.mark.integration
 
@@ -27,43 +25,34 @@ WORDS = ("refund", "tent", "stove", "boots", "jacket", "mat")
 UNIT = np.eye(8, dtype="<f4")
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with running(lite_server(tmp_path_factory.mktemp("lite"))) as one:
+        yield one.uri
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A milvus-lite server in a process group of its own, ended with the module."""
-    port, folder = free_port(), tmp_path_factory.mktemp("server")
-    program = Path(sys.executable).with_name("milvus-lite")
-    command = [str(program), "server", "--data-dir", str(folder / "data"), "--host", "127.0.0.1", "--port", str(port)]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-    try:
-        deadline = time.monotonic() + 60
-        while True:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            assert process.poll() is None, (folder / "log").read_text()
-            assert time.monotonic() < deadline, "the server did not open its port within a minute"
-            time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+def milvus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with running(real_server(tmp_path_factory.mktemp("milvus"))) as one:
+        yield one.uri
 
 
-@pytest.fixture(params=["folder", "server"])
+@pytest.fixture(params=["folder", "server", "milvus"])
 def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return str(tmp_path / "new" / "tiny.db") if request.param == "folder" else request.getfixturevalue("server")
+    folder = tmp_path / "new" / "tiny.db"
+    return str(folder) if request.param == "folder" else str(request.getfixturevalue(request.param))
+
+
+@pytest.fixture
+def needs_bm25(request: pytest.FixtureRequest) -> None:
+    """Skips where the target has no BM25, which is asked of the target itself."""
+    if not request.getfixturevalue("store")._full_text:
+        pytest.skip("Milvus before 2.5 has no BM25")
 
 
 @pytest.fixture
 def store(uri: str) -> Iterator[MilvusStore]:
-    made = MilvusStore(uri, index_type="HNSW" if "://" in uri else "FLAT")
+    made = MilvusStore(uri)
     for name in (NAME, OTHER):
         made.drop(name)
     yield made
@@ -107,22 +96,33 @@ def test_an_arbitrary_vector_keeps_its_bytes(store: MilvusStore) -> None:
     assert next(iter(store.rows(NAME)))[2] == vector.tobytes()
 
 
-def test_more_rows_than_a_page(store: MilvusStore) -> None:
+def test_more_rows_than_a_page(store: MilvusStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loaded as executors do it: the collection first, then parts by clients of their own, then once more to finish."""
+    monkeypatch.setattr("pipelines.backends.milvus.store.PAGE", 1000)
     row = batch(0).to_pylist()[0]
-    for start in range(0, 2500, 500):
-        rows = [{**row, "key": f"k{n}"} for n in range(start, start + 500)]
-        store.load(NAME, [pa.RecordBatch.from_pylist(rows, schema=VECTORS)], dim=8)
+    assert store.load(NAME, [], dim=8) == 0
+    for start in (0, 1250, 1000):
+        rows = [{**row, "key": f"k{n}"} for n in range(start, start + 1250)]
+        client = pickle.loads(pickle.dumps(store)) if store.shared else store  # noqa: S301 -- our own bytes
+        assert client.load(NAME, [pa.RecordBatch.from_pylist(rows, schema=VECTORS)], dim=8, finish=False) == 1250
+    assert store.load(NAME, [], dim=8) == 2500
     keys = [key for key, _, _ in store.rows(NAME)]
     assert len(keys) == len(set(keys)) == 2500
 
 
-def test_searches_by_meaning_by_word_and_by_both(store: MilvusStore) -> None:
-    store.load(NAME, [batch(*range(6))], dim=8)
+def test_searches_by_meaning(store: MilvusStore) -> None:
+    store.load(NAME, [batch(*range(6))], dim=8, index_type="HNSW")
     (dense,) = store.search(NAME, ["x"], UNIT[1:2], k=3, mode="dense")
     assert (dense[0].chunk, dense[0].document, dense[0].title) == ("k1", "tent.md", "About the tent")
     assert (dense[0].start, dense[0].end) == (1, 10)
     assert dense[0].text.startswith("Our rule about the tent, number 1.")
     assert dense[0].score == pytest.approx(1.0)
+    assert dense == sorted(dense, key=lambda hit: -hit.score)
+    assert len(dense) == 3
+
+
+def test_searches_by_word_and_by_both(store: MilvusStore, needs_bm25: None) -> None:
+    store.load(NAME, [batch(*range(6))], dim=8)
     (words,) = store.search(NAME, ["which stove"], UNIT[1:2], k=3, mode="bm25")
     assert words[0].chunk == "k2"
     assert words[0].score > 0
@@ -132,17 +132,56 @@ def test_searches_by_meaning_by_word_and_by_both(store: MilvusStore) -> None:
     assert {hit.chunk for hit in both[0]} == {"k1", "k2"}
     assert both[1][0].chunk == "k3"
     assert both[1][0].score == pytest.approx(2 / 61, rel=1e-5)
-    assert all(hits == sorted(hits, key=lambda hit: -hit.score) for hits in [dense, words, *both])
+    assert all(hits == sorted(hits, key=lambda hit: -hit.score) for hits in [words, *both])
+
+
+def test_a_server_without_bm25_says_so(store: MilvusStore) -> None:
+    if store._full_text:
+        pytest.skip("this target has BM25")
+    store.load(NAME, [batch(0)], dim=8)
+    for mode in ("bm25", "hybrid"):
+        with pytest.raises(BadConfig, match=rf"retrieve.mode is {mode}, but {NAME} has no BM25: .* older than 2.5"):
+            store.search(NAME, ["tent"], UNIT[:1], k=1, mode=mode)
+
+
+def named(n: int, document: str) -> dict[str, Any]:
+    return {**batch(0).to_pylist()[0], "key": f"k{n}", "document": document, "title": f"T{n % 2}"}
+
+
+def test_filters_keep_the_passages_of_what_they_name(store: MilvusStore) -> None:
+    """Also names that would say something else if they were written into the expression as they are."""
+    names = ["a.md", 'b" or 1 == 1', "c\\", 'd\\" or document != "', "it's", "{e}", "%", "ü 🙂 日本", "document"]
+    rows = [named(n, name) for n, name in enumerate(names)]
+    store.load(NAME, [pa.RecordBatch.from_pylist(rows, schema=VECTORS)], dim=8)
+
+    def found(mode: str = "dense", **filters: Any) -> set[str]:
+        (hits,) = store.search(NAME, ["tent"], UNIT[:1], k=20, mode=mode, filters=filters)
+        return {hit.document for hit in hits}
+
+    assert found() == set(names)
+    for name in names:
+        assert found(document=name) == {name}
+    assert found(document=["a.md", "c\\", "nowhere"]) == {"a.md", "c\\"}
+    assert found(document=['x" or 1 == 1 or document == "']) == set()
+    assert found(title="T1") == set(names[1::2])
+    assert found(title="T1", document=names[:2]) == {names[1]}
+    if store._full_text:
+        assert found("bm25", document=names[1]) == set()  # no row says tent: they are all about the refund
+        assert found("hybrid", document=names[1]) == {names[1]}
+    for wrong in ({"text": "x"}, {"document": []}, {"document": "a\nb"}, {"document": "x" * 5000}, {"key": "k0"}):
+        with pytest.raises(BadInput, match="filter"):
+            found(**wrong)
 
 
 def test_no_question_breaks_the_search(store: MilvusStore) -> None:
     store.load(NAME, [batch(0, 1)], dim=8)
+    modes = ("dense", "bm25", "hybrid") if store._full_text else ("dense",)
     for question in ("", "   ", "?!", '" or 1 == 1', "text == 'x'", "x" * 3000, "\x00", "ü 🙂 日本"):
-        for mode in ("dense", "bm25", "hybrid"):
+        for mode in modes:
             (hits,) = store.search(NAME, [question], UNIT[:1], k=2, mode=mode)
             assert {hit.chunk for hit in hits} <= {"k0", "k1"}
             assert mode != "dense" or hits[0].chunk == "k0"
-    assert store.search(NAME, [], UNIT[:0], k=2, mode="hybrid") == []
+    assert store.search(NAME, [], UNIT[:0], k=2, mode=modes[-1]) == []
     with pytest.raises(BadConfig, match="one of dense, bm25, hybrid"):
         store.search(NAME, ["x"], UNIT[:1], k=2, mode="magic")
 
@@ -150,7 +189,7 @@ def test_no_question_breaks_the_search(store: MilvusStore) -> None:
 def test_a_collection_is_found_again_by_a_new_client(store: MilvusStore, uri: str) -> None:
     store.load(NAME, [batch(0, 1)], dim=8)
     store.close()
-    again = MilvusStore(uri, index_type="FLAT")
+    again = MilvusStore(uri)
     try:
         assert again.search(NAME, ["x"], UNIT[:1], k=1, mode="dense")[0][0].chunk == "k0"
     finally:
@@ -209,7 +248,7 @@ def test_a_folder_in_use_names_the_server(tmp_path: Path) -> None:
     path = tmp_path / "tiny.db"
     code = (
         "import sys\nfrom pipelines.backends.milvus import MilvusStore\n"
-        "store = MilvusStore(sys.argv[1], index_type='FLAT')\nstore.drop(sys.argv[2])\n"
+        "store = MilvusStore(sys.argv[1])\nstore.drop(sys.argv[2])\n"
         "print('open', flush=True)\nsys.stdin.read()"
     )
     with subprocess.Popen(
@@ -218,13 +257,13 @@ def test_a_folder_in_use_names_the_server(tmp_path: Path) -> None:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"open\n"
         with pytest.raises(BackendError, match=r"tiny.db is in use by another process.*make up"):
-            MilvusStore(str(path), index_type="FLAT").drop(NAME)
+            MilvusStore(str(path)).drop(NAME)
         holder.kill()
-    after = MilvusStore(str(path), index_type="FLAT")
+    after = MilvusStore(str(path))
     assert after.load(NAME, [batch(0)], dim=8) == 1
     after.close()
 
 
 def test_a_server_that_is_not_there_is_said() -> None:
     with pytest.raises(BackendError, match=r"Milvus at http://127.0.0.1:\d+ cannot be opened"):
-        MilvusStore(f"http://127.0.0.1:{free_port()}", index_type="FLAT").drop(NAME)
+        MilvusStore(f"http://127.0.0.1:{free_port()}").drop(NAME)

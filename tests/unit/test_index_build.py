@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,10 +63,12 @@ class MemoryStore:
     """A store of rows by key; `stubborn` rows survive a drop, as a broken engine's would."""
 
     def __init__(self, rows: dict[str, tuple[str, bytes]] | None = None, *, stubborn: bool = False) -> None:
-        self.held, self.stubborn, self.calls = rows, stubborn, []
+        self.held, self.stubborn, self.calls, self.shared = rows, stubborn, [], False
 
-    def load(self, collection: str, rows: Iterable[Any], *, dim: int) -> int:
-        self.calls.append("load")
+    def load(
+        self, collection: str, rows: Iterable[Any], *, dim: int, index_type: str = "FLAT", finish: bool = True
+    ) -> int:
+        self.calls.append("load" if finish else "part")
         self.held = self.held or {}
         for batch in rows:
             for row in batch.to_pylist():
@@ -117,6 +119,27 @@ def test_a_half_load_is_completed_and_a_stale_one_dropped(build: Any) -> None:
     assert load_build(stale, objects, facts) == 2  # type: ignore[arg-type]
     assert stale.calls == ["load", "drop", "load"]
     assert sorted(stale.held or ()) == ["k0", "k1", "k2"]
+
+
+def test_a_shared_store_is_loaded_part_by_part_and_a_small_build_is_not_spread(build: Any) -> None:
+    objects, facts = build
+    store, spread = MemoryStore(), []
+
+    def inline(parts: Sequence[str], load: Callable[[str], int]) -> int:
+        spread.extend(parts)
+        return sum(load(part) for part in reversed(parts))
+
+    assert load_build(store, objects, facts, spread=inline) == 1  # type: ignore[arg-type]
+    assert (store.calls, spread) == (["load"], [])  # a folder serves one process
+    store = MemoryStore()
+    store.shared = True
+    assert load_build(store, objects, facts, spread=inline) == 1  # type: ignore[arg-type]
+    assert store.calls == ["load", "part", "part", "load"]
+    assert spread == ["part-0", "part-1"]
+    small = {**facts, "parts": ["part-0"], "rows": 2}
+    with pytest.raises(IntegrityError, match="b holds 2 rows"):  # of another digest, for facts are of both parts
+        load_build(MemoryStore(), objects, small, spread=inline)  # type: ignore[arg-type]
+    assert spread == ["part-0", "part-1"]
 
 
 def test_a_store_that_keeps_differing_is_an_integrity_error(build: Any) -> None:
@@ -192,9 +215,9 @@ def test_spark_failures_are_backend_errors_and_bugs_stay_bugs() -> None:
 
 
 def test_names_never_reach_milvus_unchecked(tmp_path: Path) -> None:
-    store = MilvusStore(str(tmp_path / "x.db"), index_type="FLAT")
+    store = MilvusStore(str(tmp_path / "x.db"))
     for name in ("tiny", "b_tiny", "b_tiny_0123456789abcdeG", "../x", 'b_t_0123456789abcdef" or 1'):
         with pytest.raises(BadInput, match="is no collection of a build"):
             next(store.rows(name), None)
     with pytest.raises(BadConfig, match=r"a path ending in \.db or http"):
-        MilvusStore(str(tmp_path / "folder"), index_type="FLAT")
+        MilvusStore(str(tmp_path / "folder"))

@@ -1,0 +1,47 @@
+"""A filter expression of Milvus from validated values; nothing else that a user typed enters one. No I/O.
+
+pymilvus' templates (`filter_params`) would be the better way, but milvus-lite 3.2 and servers before 2.5 do not know
+them: the values are written into the expression as string literals, in the one form that all of them read alike.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping, Sequence
+
+from pipelines.errors import BadInput
+
+FIELDS = ("document", "title")
+"""What a passage may be filtered by: fields that every row holds and that people know."""
+
+MOST = 1_000
+"""Values of one field."""
+
+_LONGEST = 4_096
+
+
+def expression(filters: Mapping[str, str | Sequence[str]] | None) -> str:
+    """`document in ["a", "b"] and title in ["c"]`; empty without filters. BadInput names what cannot be filtered by.
+
+    Values are whole and exact: no patterns, no prefixes.
+    """
+    return " and ".join(_among(name, values) for name, values in sorted((filters or {}).items()))
+
+
+def _among(name: str, values: str | Sequence[str]) -> str:
+    if name not in FIELDS:
+        raise BadInput(f"passages cannot be filtered by {name!r}; one of {', '.join(FIELDS)}")
+    listed = [values] if isinstance(values, str) else list(values)
+    if not 1 <= len(listed) <= MOST:
+        raise BadInput(f"the filter by {name} has {len(listed)} values; give 1 to {MOST:,}")
+    return f"{name} in [{', '.join(_literal(name, value) for value in listed)}]"
+
+
+def _literal(name: str, value: str) -> str:
+    """A double-quoted literal in which only the quote and the backslash are escaped, as every Milvus reads it."""
+    if not isinstance(value, str) or not 1 <= len(value) <= _LONGEST:
+        raise BadInput(f"the filter by {name} has a value that is not text of 1 to {_LONGEST:,} characters")
+    if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in value):
+        raise BadInput(f"the filter by {name} has {value[:80]!r}, which holds control characters or surrogates")
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'

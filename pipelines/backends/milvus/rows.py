@@ -1,0 +1,87 @@
+"""What a row of a build is in Milvus: names, fields, indexes, and rows in and out. It connects to nothing."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+
+from pipelines.errors import BadInput, IntegrityError
+from pipelines.ports import Hit
+
+COLLECTION = re.compile(r"b_[a-z][a-z0-9_]{0,49}_[0-9a-f]{16}")
+SHOWN = ["document", "title", "start", "end", "text"]
+"""Fields that a search returns beside the key."""
+
+_TEXTS = {"document": 65_535, "title": 65_535, "text": 65_535, "text_digest": 64}
+_STORED = ("key", "document", "title", "start", "end", "text_digest", "text", "vector")
+_HNSW = {"M": 16, "efConstruction": 200}
+"""Edges of a node and breadth of the construction: hnswlib's defaults for recall above 0.99 at 384 dimensions."""
+
+
+def valid_collection(name: str) -> str:
+    """The name itself; BadInput when it is not that of a build."""
+    if COLLECTION.fullmatch(name) is None:
+        raise BadInput(f"{name!r} is no collection of a build; one is b_CORPUS_ and 16 hex digits")
+    return name
+
+
+def schema(client: Any, dim: int, *, full_text: bool) -> Any:
+    """Fields of a collection; with `full_text` also BM25 over `text`, which Milvus derives itself."""
+    from pymilvus import DataType, Function, FunctionType
+
+    made = client.create_schema(auto_id=False, enable_dynamic_field=False)
+    made.add_field("key", DataType.VARCHAR, is_primary=True, max_length=64)
+    for name, length in _TEXTS.items():
+        analyzed = {"enable_analyzer": True} if full_text and name == "text" else {}
+        made.add_field(name, DataType.VARCHAR, max_length=length, **analyzed)
+    made.add_field("start", DataType.INT64)
+    made.add_field("end", DataType.INT64)
+    made.add_field("vector", DataType.FLOAT_VECTOR, dim=dim)
+    if full_text:
+        made.add_field("sparse", DataType.SPARSE_FLOAT_VECTOR)
+        made.add_function(
+            Function(
+                name="bm25",
+                function_type=FunctionType.BM25,
+                input_field_names=["text"],
+                output_field_names=["sparse"],
+            )
+        )
+    return made
+
+
+def indexes(client: Any, index_type: str, *, full_text: bool) -> Any:
+    """The vector's index (FLAT or HNSW, by cosine) and, with `full_text`, BM25's."""
+    made = client.prepare_index_params()
+    params = _HNSW if index_type == "HNSW" else {}
+    made.add_index("vector", index_type=index_type, metric_type="COSINE", params=params)
+    if full_text:
+        made.add_index("sparse", index_type="SPARSE_INVERTED_INDEX", metric_type="BM25")
+    return made
+
+
+def entities(batch: Any, dim: int) -> list[dict[str, Any]]:
+    """An Arrow batch as Milvus takes it; IntegrityError on a vector that it should not take."""
+    vectors = batch.column("vector").flatten().to_numpy(zero_copy_only=False)
+    if vectors.size != dim * batch.num_rows or not np.isfinite(vectors).all():
+        raise IntegrityError(f"a batch holds vectors that are not {dim} finite numbers each; it was not loaded")
+    columns = [batch.column(name).to_pylist() for name in _STORED[:-1]]
+    matrix = vectors.reshape(batch.num_rows, dim)
+    return [dict(zip(_STORED, (*row, matrix[n]), strict=True)) for n, row in enumerate(zip(*columns, strict=True))]
+
+
+def hit(raw: Any, mode: str) -> Hit:
+    """milvus-lite hands BM25 scores out negated, a Milvus server does not; by definition they are not below zero."""
+    found = raw["entity"]
+    score = abs(float(raw["distance"])) if mode == "bm25" else float(raw["distance"])
+    return Hit(
+        chunk=raw.id,  # servers before 2.4 do not say what the key's field is called
+        document=found["document"],
+        title=found["title"],
+        start=int(found["start"]),
+        end=int(found["end"]),
+        text=found["text"],
+        score=score,
+    )

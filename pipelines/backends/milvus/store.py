@@ -1,0 +1,275 @@
+"""Dense + BM25 collections in Milvus, behind `ports.VectorStore`: a milvus-lite folder (`*.db`) or a server's address.
+
+A collection is a projection of a build's Parquet: it can be dropped and loaded again. Milvus is not trusted to refuse
+what is wrong: vectors, names and what is filtered by are checked here. A milvus-lite folder serves one process at a
+time; where several need it, they go through a server. Servers before 2.5 have no BM25: their collections are dense.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipelines.backends.milvus import filters as filtering
+from pipelines.backends.milvus.rows import COLLECTION, SHOWN, entities, hit, indexes, schema, valid_collection
+from pipelines.core.names import valid_corpus_name
+from pipelines.errors import BackendError, BadConfig, BadInput, NotFound
+from pipelines.ports import Hit
+
+RRF_K = 60
+"""Constant of reciprocal rank fusion: a passage scores the sum of 1 / (60 + rank), Cormack et al. (SIGIR 2009)."""
+
+DEPTH = 50
+"""Least number of passages that each of the two searches hands to the fusion."""
+
+_KEEPALIVE = {"grpc.keepalive_time_ms": 300_000, "grpc.keepalive_permit_without_calls": False}
+"""pymilvus pings an idle server every 10 seconds, for which milvus-lite hangs up; gRPC servers allow 5 minutes."""
+
+PAGE = 10_000
+"""Rows of one page when all are read back: 16 MB at 384 dimensions. A page costs milvus-lite a look at every key."""
+
+
+def _locked(folder: Path) -> bool:
+    """True when another process holds the milvus-lite folder."""
+    import fcntl
+
+    try:
+        with (folder / "LOCK").open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
+
+
+class MilvusStore:
+    """One Milvus. Connected on first use; `close` lets a milvus-lite folder go. Pickled, only the address travels."""
+
+    def __init__(self, uri: str) -> None:
+        if "://" not in uri and not uri.endswith(".db"):
+            raise BadConfig(f"ASSAY_MILVUS_URI is {uri!r}; it is a path ending in .db or http://HOST:PORT")
+        self._uri = uri
+        self._searchable: dict[str, bool] = {}  # loaded collections: has it BM25?
+        # Read when gRPC is first imported; its C core else writes lines to stderr on every fork and reconnect.
+        os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return MilvusStore, (self._uri,)
+
+    @property
+    def shared(self) -> bool:
+        """True for a server: several processes may then load one collection at once."""
+        return "://" in self._uri
+
+    @cached_property
+    def _client(self) -> Any:
+        import logging
+
+        from pymilvus import MilvusClient
+
+        # Their loggers print tracebacks of errors that are raised as well, and shown by us in one line.
+        theirs = [name for name in logging.root.manager.loggerDict if name.startswith("pymilvus.")]
+        for name in ("milvus_lite", "pymilvus", "grpc", *theirs):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        if not self.shared:
+            Path(self._uri).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            return MilvusClient(self._uri, timeout=30, grpc_options=_KEEPALIVE)
+        except Exception as exc:  # pymilvus raises its own and gRPC's errors here
+            if not self.shared and _locked(Path(self._uri)):
+                raise BackendError(
+                    f"{self._uri} is in use by another process; for several at once start its server with: make up"
+                ) from exc
+            raise BackendError(f"Milvus at {self._uri} cannot be opened: {' '.join(str(exc).split())[:200]}") from exc
+
+    def close(self) -> None:
+        """Disconnect; another process may then open the same folder."""
+        if "_client" in self.__dict__:
+            self._client.close()
+            del self._client
+            self._searchable.clear()
+            if not self.shared:
+                from milvus_lite.server_manager import server_manager_instance
+
+                server_manager_instance.release_server(self._uri)
+
+    @contextmanager
+    def _said_plainly(self, doing: str) -> Iterator[None]:
+        from pymilvus.exceptions import MilvusException
+
+        try:
+            yield
+        except MilvusException as exc:
+            raise BackendError(f"Milvus at {self._uri}: {doing}: {' '.join(str(exc).split())[:300]}") from exc
+
+    def _exists(self, collection: str) -> bool:
+        """True for a physical collection of that name; BadInput for an alias, which reads and drops its target."""
+        if not self._client.has_collection(collection):
+            return False
+        if self._client.describe_collection(collection)["collection_name"] != collection:
+            raise BadInput(f"{collection} is an alias; name the collection itself")
+        return True
+
+    def _ready(self, collection: str) -> bool:
+        """Load the collection into memory, once (collections reopen as not loaded); True when it has BM25.
+
+        NotFound when there is none.
+        """
+        if valid_collection(collection) not in self._searchable:
+            with self._said_plainly(f"loading {collection}"):
+                if not self._exists(collection):
+                    raise NotFound(f"Milvus at {self._uri} has no collection {collection}")
+                self._client.load_collection(collection)
+                fields = self._client.describe_collection(collection)["fields"]
+            self._searchable[collection] = any(field["name"] == "sparse" for field in fields)
+        return self._searchable[collection]
+
+    @cached_property
+    def _full_text(self) -> bool:
+        """True where Milvus computes BM25 itself: milvus-lite, and servers from 2.5 on."""
+        version = str(self._client.get_server_version())
+        found = re.match(r"v?(\d+)\.(\d+)", version)
+        return found is None or (int(found[1]), int(found[2])) >= (2, 5)
+
+    def load(
+        self, collection: str, rows: Iterable[Any], *, dim: int, index_type: str = "FLAT", finish: bool = True
+    ) -> int:
+        """Create if needed (with a FLAT or HNSW index) and upsert Arrow record batches (columns of schemas.VECTORS).
+
+        Returns the rows held; with `finish=False` the rows written, and a later call flushes and counts. On a `shared`
+        store several processes may do that at once, into a collection that one of them created before. IntegrityError
+        on a vector that is not finite or not of `dim` numbers.
+        """
+        valid_collection(collection)
+        written = 0
+        with self._said_plainly(f"loading {collection}"):
+            known = self._exists(collection)
+            if not known:
+                with_bm25 = {"full_text": self._full_text}
+                self._client.create_collection(
+                    collection,
+                    schema=schema(self._client, dim, **with_bm25),
+                    index_params=indexes(self._client, index_type, **with_bm25),
+                    consistency_level="Strong",
+                )
+            for batch in rows:
+                if batch.num_rows:
+                    self._client.upsert(collection, entities(batch, dim))
+                    written += batch.num_rows
+            if not finish:
+                return written
+            if written or known:
+                self._client.flush(collection)
+        self._ready(collection)
+        with self._said_plainly(f"counting {collection}"):
+            counted = self._client.query(collection, filter="", output_fields=["count(*)"])
+        return int(counted[0]["count(*)"])
+
+    def rows(self, collection: str) -> Iterator[tuple[str, str, bytes]]:
+        """(key, text digest, vector bytes as little-endian float32) of every row; NotFound without a collection."""
+        self._ready(collection)
+        with self._said_plainly(f"reading {collection}"):
+            fields = ["key", "text_digest", "vector"]
+            pages = self._client.query_iterator(collection, batch_size=PAGE, output_fields=fields)
+            while page := pages.next():
+                for row in page:
+                    yield row["key"], row["text_digest"], np.asarray(row["vector"], dtype="<f4").tobytes()
+            pages.close()
+
+    def search(
+        self,
+        collection: str,
+        questions: Sequence[str],
+        vectors: np.ndarray,
+        *,
+        k: int,
+        mode: str,
+        filters: Mapping[str, str | Sequence[str]] | None = None,
+    ) -> list[list[Hit]]:
+        """The k best of each question, best first. `mode` is dense (cosine), bm25, or hybrid (both, fused by
+        reciprocal rank). `filters`: whole values of `document` or `title`; of several values one must match, of
+        several fields all.
+
+        NotFound without a collection; a question without words finds nothing by BM25. BadConfig for a mode that the
+        collection does not have, BadInput for a filter that is none.
+        """
+        searches = {"dense": self._dense, "bm25": self._bm25, "hybrid": self._hybrid}
+        if mode not in searches:
+            raise BadConfig(f"retrieve.mode is {mode!r}; one of {', '.join(searches)}")
+        where = filtering.expression(filters)
+        if not self._ready(collection) and mode != "dense":
+            raise BadConfig(
+                f"retrieve.mode is {mode}, but {collection} has no BM25: Milvus at {self._uri} was older than 2.5 when "
+                "it was loaded; set retrieve.mode to dense, or use a newer server"
+            )
+        if not len(questions):
+            return []
+        lists = np.asarray(vectors, dtype=np.float32).tolist()
+        with self._said_plainly(f"searching {collection}"):
+            found = searches[mode](collection, questions, lists, k=k, where=where)
+        return [[hit(raw, mode) for raw in hits] for hits in found]
+
+    def _dense(self, collection: str, questions: Sequence[str], vectors: list[Any], *, k: int, where: str) -> Any:
+        return self._client.search(
+            collection, data=vectors, anns_field="vector", search_params=_cosine(k), **_common(k, where)
+        )
+
+    def _bm25(self, collection: str, questions: Sequence[str], vectors: list[Any], *, k: int, where: str) -> Any:
+        bm25 = {"metric_type": "BM25"}
+        return self._client.search(
+            collection, data=list(questions), anns_field="sparse", search_params=bm25, **_common(k, where)
+        )
+
+    def _hybrid(self, collection: str, questions: Sequence[str], vectors: list[Any], *, k: int, where: str) -> Any:
+        from pymilvus import AnnSearchRequest, RRFRanker
+
+        depth = max(DEPTH, k)
+        dense = AnnSearchRequest(vectors, "vector", _cosine(depth), limit=depth, expr=where or None)
+        sparse = AnnSearchRequest(list(questions), "sparse", {"metric_type": "BM25"}, limit=depth, expr=where or None)
+        common = {name: value for name, value in _common(k, where).items() if name != "filter"}
+        return self._client.hybrid_search(collection, [dense, sparse], RRFRanker(RRF_K), **common)
+
+    def point(self, alias: str, collection: str) -> None:
+        """Create or move an alias. BadInput unless it is a corpus name; NotFound without the collection."""
+        from pymilvus.exceptions import MilvusException
+
+        if not valid_corpus_name(alias) or COLLECTION.fullmatch(alias):
+            raise BadInput(f"{alias!r} cannot be an alias; an alias is a corpus name")
+        valid_collection(collection)
+        with self._said_plainly(f"pointing {alias} at {collection}"):
+            if not self._exists(collection):
+                raise NotFound(f"Milvus at {self._uri} has no collection {collection}")
+            try:
+                self._client.alter_alias(collection, alias)
+            except MilvusException:
+                self._client.create_alias(collection, alias)
+
+    def drop(self, collection: str) -> None:
+        """Remove a collection with its aliases; nothing happens when there is none. BadInput for an alias."""
+        valid_collection(collection)
+        with self._said_plainly(f"dropping {collection}"):
+            self._searchable.pop(collection, None)
+            if self._exists(collection):
+                for alias in self._client.list_aliases(collection).get("aliases", []):
+                    self._client.drop_alias(alias)
+                self._client.drop_collection(collection)
+
+
+def _cosine(k: int) -> dict[str, Any]:
+    """HNSW looks at `ef` candidates; FLAT, which looks at all, passes it over."""
+    return {"metric_type": "COSINE", "params": {"ef": max(64, 2 * k)}}
+
+
+def _common(k: int, where: str) -> dict[str, Any]:
+    """Arguments of every search. A build is read back in strong consistency before it is sealed and never changes
+    again: its readers need not wait for the server's clock (0.2 s a search on 2.3)."""
+    return {"limit": k, "output_fields": SHOWN, "filter": where, "consistency_level": "Bounded"}
