@@ -35,6 +35,7 @@ _EAGER = {
     "QUERYCOORD_DISTPULLINTERVAL": "100",
     "QUERYCOORD_CHECKHANDOFFINTERVAL": "500",
     "PROXY_TIMETICKINTERVAL": "50",
+    "DATACOORD_SEGMENT_ASSIGNMENTEXPIRATION": "200",
 }
 """Milliseconds between looks: a test waits for many small changes, a deployment for few large ones."""
 

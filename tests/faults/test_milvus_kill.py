@@ -1,0 +1,103 @@
+"""A Milvus server that dies by SIGKILL while Spark's executors load it, and comes back: the build ends whole.
+
+The build is written by hand (several parts, small vectors); the index stage, Spark and the server are the real ones.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines.backends.milvus import MilvusStore
+from pipelines.builds import held
+from pipelines.core.digests import digest_row, digest_set
+from pipelines.errors import BackendError, IntegrityError
+from pipelines.schemas import VECTORS
+from tests.index_kit import Ports, params_of, ports_of, run_stage
+from tests.milvus_kit import Server, lite_server, real_server, running
+
+pytestmark = pytest.mark.faults
+
+NAME = "b_tiny_00112233445566ff"
+PARTS, ROWS, DIM = 4, 2_000, 32
+
+
+def build_in(ports: Ports) -> dict[str, Any]:
+    """Write PARTS * ROWS rows below builds/NAME and the receipt of embed that names them."""
+    random, marks, parts = np.random.default_rng(7), [], []
+    for part in range(PARTS):
+        vectors = random.normal(size=(ROWS, DIM))
+        vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype("<f4")
+        keys = [f"{part:02d}{n:030d}" for n in range(ROWS)]
+        marks += [digest_row(key.encode(), key.encode(), v.tobytes()) for key, v in zip(keys, vectors, strict=True)]
+        shown = {"document": "d.md", "title": "D", "ordinal": 0, "start": 0, "end": 9, "tokens": 2, "text": "a tent"}
+        rows = [{"key": key, "text_digest": key, "vector": v, **shown} for key, v in zip(keys, vectors, strict=True)]
+        sink = io.BytesIO()
+        pq.write_table(pa.Table.from_pylist(rows, schema=VECTORS), sink)
+        parts.append(f"part-{part:05d}.parquet")
+        ports.objects.put(f"builds/{NAME}/{parts[-1]}", sink.getvalue())
+    facts = {"collection": NAME, "key": f"builds/{NAME}", "parts": parts, "rows": PARTS * ROWS, "dim": DIM}
+    facts |= {"tokens": 1, "documents": 1, "embedder": "none", "embedder_digest": "e" * 64, "corpus_digest": "c" * 64}
+    facts |= {"digest": digest_set(marks), "index_type": "HNSW", "index_reason": "a test"}
+    ports.workspace.write_receipt("embed", facts, {}, "")
+    return facts
+
+
+def rows_of(uri: str) -> int:
+    """Rows that the server holds, 0 before there is a collection; asked by a client of its own."""
+    store = MilvusStore(uri)
+    try:
+        return store.load(NAME, [], dim=DIM) if store._exists(NAME) else 0
+    except BackendError:
+        return 0  # between its creation and its index
+    finally:
+        store.close()
+
+
+@pytest.mark.parametrize("target", [lite_server, real_server])
+def test_a_server_killed_while_it_is_loaded_ends_with_the_whole_build(
+    target: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server: Server = target(tmp_path)
+    seen: list[int] = []
+
+    def kill_and_start_again() -> None:
+        while not seen or not seen[-1]:
+            seen.append(rows_of(server.uri))
+            time.sleep(0.02)
+        server.kill()
+        server.start()
+
+    ports = ports_of(tmp_path / "home", params_of())
+    facts = build_in(ports)
+    monkeypatch.setenv("ASSAY_MILVUS_URI", server.uri)
+    with running(server):
+        killer = threading.Thread(target=kill_and_start_again, daemon=True)
+        killer.start()
+        try:
+            run_stage(ports, "index")
+        except (BackendError, IntegrityError) as exc:  # the client had no patience left: as an orchestrator, try again
+            said = str(exc)
+            assert NAME in said or "Spark" in said or server.uri in said
+            assert f"builds/{NAME}/seal.json" not in ports.objects.list("builds")
+        killer.join(timeout=120)
+        assert not killer.is_alive()
+        assert 0 < seen[-1] < facts["rows"], "it was not killed in the middle"
+        ports.store.close()
+        run_stage(ports, "index")
+        assert held(ports.store, NAME) == (facts["rows"], facts["digest"])
+        keys = [key for key, _, _ in ports.store.rows(NAME)]
+        assert len(keys) == len(set(keys)) == facts["rows"]
+        assert json.loads(ports.objects.get(f"builds/{NAME}/seal.json"))["digest"] == facts["digest"]
+        again = run_stage(ports, "index")
+        assert (again.facts, again.measured["loads"]) == (facts, 0)
+        ports.store.close()
