@@ -7,6 +7,7 @@
 | ASSAY_OBJECTS_URI | `ASSAY_HOME/objects` | object store: a folder or `s3://bucket/prefix` |
 | ASSAY_DVC_REMOTE_URI | `ASSAY_HOME/remotes`; with objects on S3 their `dvc/` | DVC remotes: a folder or `s3://...` |
 | ASSAY_MILVUS_URI | running server's address, else `ASSAY_HOME/milvus/lite.db` | Milvus |
+| ASSAY_MILVUS_BULK | none: rows are sent | to import by: the server's own storage, `s3://bucket/prefix` or a folder |
 | MLFLOW_TRACKING_URI | `sqlite:///ASSAY_HOME/mlflow/mlflow.db` | MLflow |
 | ASSAY_SPARK_MASTER | `local[2]` | Spark: also `spark://HOST:PORT`, `yarn`, `k8s://URL` |
 | ASSAY_DEVICE | `cpu` (OpenVINO) | embedding: also `cuda`, `cuda:N`, or `torch-cpu` to query what a GPU embedded |
@@ -133,6 +134,10 @@ class Settings:
     @property
     def milvus_uri(self) -> str:
         return os.environ.get("ASSAY_MILVUS_URI") or self.services.get("milvus") or str(self.milvus_lite)
+
+    @property
+    def milvus_bulk_uri(self) -> str | None:
+        return os.environ.get("ASSAY_MILVUS_BULK") or None
 
     @property
     def mlflow_uri(self) -> str:

@@ -86,8 +86,10 @@ class Wiring:
     @cached_property
     def store(self) -> ports.VectorStore:
         from pipelines.backends.milvus import MilvusStore
+        from pipelines.backends.objects import ObstoreObjects
 
-        return MilvusStore(self.settings.milvus_uri)
+        bulk = self.settings.milvus_bulk_uri
+        return MilvusStore(self.settings.milvus_uri, imports=ObstoreObjects(bulk) if bulk else None)
 
     @cached_property
     def registry(self) -> ports.Registry:

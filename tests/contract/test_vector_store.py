@@ -14,6 +14,7 @@ import pyarrow as pa
 import pytest
 
 from pipelines.backends.milvus import MilvusStore
+from pipelines.backends.objects import ObstoreObjects
 from pipelines.errors import BackendError, BadConfig, BadInput, IntegrityError, NotFound
 from pipelines.schemas import VECTORS
 from tests.milvus_kit import free_port, lite_server, real_server, running
@@ -242,6 +243,36 @@ def test_an_alias_that_looks_like_a_build_is_refused_too(store: MilvusStore) -> 
             doing(OTHER)
     store._client.drop_alias(OTHER)
     assert [key for key, _, _ in store.rows(NAME)] == ["k0"]
+
+
+def test_a_server_imports_files_from_its_own_storage(milvus: str, tmp_path: Path) -> None:
+    store = MilvusStore(milvus, imports=ObstoreObjects(str(tmp_path)))
+    store.drop(NAME)
+    assert not store.shared
+    assert store.load(NAME, [batch(0, 1), batch(2)], dim=8) == 3
+    assert [file.name for file in tmp_path.rglob("*") if file.is_file()] == ["import-00000.parquet"]
+    assert set(store.rows(NAME)) == {(f"k{n}", f"digest-{n}", UNIT[n].tobytes()) for n in range(3)}
+    (hits,) = store.search(NAME, ["x"], UNIT[1:2], k=1, mode="dense")
+    assert (hits[0].chunk, hits[0].start, hits[0].end) == ("k1", 1, 10)
+    assert store.load(NAME, [batch(1, 2, 3)], dim=8) == 4  # what is there is loaded over, not imported again
+    store.drop(NAME)
+    store.close()
+
+
+def test_an_import_says_what_it_needs(milvus: str, server: str, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(ObstoreObjects, "uri", lambda self, key: f"s3://bucket/prefix/{key}")
+    elsewhere = MilvusStore(milvus, imports=ObstoreObjects(str(tmp_path)))
+    elsewhere.drop(NAME)
+    with pytest.raises(BadConfig, match=rf"does not find prefix/{NAME}/import-00000.parquet; ASSAY_MILVUS_BULK must"):
+        elsewhere.load(NAME, [batch(0)], dim=8)
+    elsewhere.drop(NAME)
+    lite = MilvusStore(server, imports=ObstoreObjects(str(tmp_path)))
+    lite.drop(NAME)
+    with pytest.raises(BadConfig, match=r"ASSAY_MILVUS_BULK needs a Milvus server of 2.3 or newer; .* is milvus_lite"):
+        lite.load(NAME, [batch(0)], dim=8)
+    lite.drop(NAME)
+    with pytest.raises(BadConfig, match=r"ASSAY_MILVUS_BULK is for a Milvus server; ASSAY_MILVUS_URI is .*tiny.db"):
+        MilvusStore(str(tmp_path / "tiny.db"), imports=ObstoreObjects(str(tmp_path)))
 
 
 def test_a_folder_in_use_names_the_server(tmp_path: Path) -> None:

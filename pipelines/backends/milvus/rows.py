@@ -62,13 +62,18 @@ def indexes(client: Any, index_type: str, *, full_text: bool) -> Any:
     return made
 
 
-def entities(batch: Any, dim: int) -> list[dict[str, Any]]:
-    """An Arrow batch as Milvus takes it; IntegrityError on a vector that it should not take."""
+def checked_vectors(batch: Any, dim: int) -> np.ndarray:
+    """float32 (rows, dim) of an Arrow batch; IntegrityError on vectors that Milvus should not take."""
     vectors = batch.column("vector").flatten().to_numpy(zero_copy_only=False)
     if vectors.size != dim * batch.num_rows or not np.isfinite(vectors).all():
         raise IntegrityError(f"a batch holds vectors that are not {dim} finite numbers each; it was not loaded")
+    return np.asarray(vectors.reshape(batch.num_rows, dim))
+
+
+def entities(batch: Any, dim: int) -> list[dict[str, Any]]:
+    """An Arrow batch as `upsert` takes it; IntegrityError on a vector that it should not take."""
+    matrix = checked_vectors(batch, dim)
     columns = [batch.column(name).to_pylist() for name in _STORED[:-1]]
-    matrix = vectors.reshape(batch.num_rows, dim)
     return [dict(zip(_STORED, (*row, matrix[n]), strict=True)) for n, row in enumerate(zip(*columns, strict=True))]
 
 

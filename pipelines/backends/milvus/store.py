@@ -17,11 +17,12 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.backends.milvus import bulk
 from pipelines.backends.milvus import filters as filtering
 from pipelines.backends.milvus.rows import COLLECTION, SHOWN, entities, hit, indexes, schema, valid_collection
 from pipelines.core.names import valid_corpus_name
 from pipelines.errors import BackendError, BadConfig, BadInput, NotFound
-from pipelines.ports import Hit
+from pipelines.ports import Hit, ObjectStore
 
 RRF_K = 60
 """Constant of reciprocal rank fusion: a passage scores the sum of 1 / (60 + rank), Cormack et al. (SIGIR 2009)."""
@@ -53,10 +54,13 @@ def _locked(folder: Path) -> bool:
 class MilvusStore:
     """One Milvus. Connected on first use; `close` lets a milvus-lite folder go. Pickled, only the address travels."""
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, *, imports: ObjectStore | None = None) -> None:
+        """`imports`: a place in the server's own storage; new collections are then imported from files put there."""
         if "://" not in uri and not uri.endswith(".db"):
             raise BadConfig(f"ASSAY_MILVUS_URI is {uri!r}; it is a path ending in .db or http://HOST:PORT")
-        self._uri = uri
+        if imports is not None and "://" not in uri:
+            raise BadConfig(f"ASSAY_MILVUS_BULK is for a Milvus server; ASSAY_MILVUS_URI is {uri}: unset one of them")
+        self._uri, self._imports = uri, imports
         self._searchable: dict[str, bool] = {}  # loaded collections: has it BM25?
         # Read when gRPC is first imported; its C core else writes lines to stderr on every fork and reconnect.
         os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
@@ -66,9 +70,13 @@ class MilvusStore:
         return MilvusStore, (self._uri,)
 
     @property
-    def shared(self) -> bool:
-        """True for a server: several processes may then load one collection at once."""
+    def _server(self) -> bool:
         return "://" in self._uri
+
+    @property
+    def shared(self) -> bool:
+        """True for a server that is sent its rows: several processes may then load one collection at once."""
+        return self._server and self._imports is None
 
     @cached_property
     def _client(self) -> Any:
@@ -80,12 +88,12 @@ class MilvusStore:
         theirs = [name for name in logging.root.manager.loggerDict if name.startswith("pymilvus.")]
         for name in ("milvus_lite", "pymilvus", "grpc", *theirs):
             logging.getLogger(name).setLevel(logging.CRITICAL)
-        if not self.shared:
+        if not self._server:
             Path(self._uri).parent.mkdir(parents=True, exist_ok=True)
         try:
             return MilvusClient(self._uri, timeout=30, grpc_options=_KEEPALIVE)
         except Exception as exc:  # pymilvus raises its own and gRPC's errors here
-            if not self.shared and _locked(Path(self._uri)):
+            if not self._server and _locked(Path(self._uri)):
                 raise BackendError(
                     f"{self._uri} is in use by another process; for several at once start its server with: make up"
                 ) from exc
@@ -97,7 +105,7 @@ class MilvusStore:
             self._client.close()
             del self._client
             self._searchable.clear()
-            if not self.shared:
+            if not self._server:
                 from milvus_lite.server_manager import server_manager_instance
 
                 server_manager_instance.release_server(self._uri)
@@ -134,10 +142,13 @@ class MilvusStore:
         return self._searchable[collection]
 
     @cached_property
+    def _version(self) -> str:
+        return str(self._client.get_server_version())
+
+    @cached_property
     def _full_text(self) -> bool:
         """True where Milvus computes BM25 itself: milvus-lite, and servers from 2.5 on."""
-        version = str(self._client.get_server_version())
-        found = re.match(r"v?(\d+)\.(\d+)", version)
+        found = re.match(r"v?(\d+)\.(\d+)", self._version)
         return found is None or (int(found[1]), int(found[2])) >= (2, 5)
 
     def load(
@@ -161,6 +172,11 @@ class MilvusStore:
                     index_params=indexes(self._client, index_type, **with_bm25),
                     consistency_level="Strong",
                 )
+            if self._imports is not None and not known:
+                bulk.require_import(self._version, self._uri)
+                written = bulk.imported(self._client, self._imports, collection, rows, dim=dim)
+                bulk.wait_for_rows(self._client, collection, written)
+                rows = ()
             for batch in rows:
                 if batch.num_rows:
                     self._client.upsert(collection, entities(batch, dim))

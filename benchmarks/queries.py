@@ -1,0 +1,179 @@
+"""Time of one query: embed, search by both ways, fetch; with recall, beside Chroma and FAISS on the same vectors.
+
+    python -m benchmarks.queries [--json FILE] [--quick] [--rows N ...] [--queries N]
+
+Every engine holds the same synthetic chunks: words around the sentences of a small vocabulary, with vectors around the
+real embedder's vectors of these sentences. Questions are such sentences and are embedded by the real query embedder.
+Engines are asked in turn, in three rounds, by one thread and by eight. Two things are timed: searching by a given
+vector and fetching ten passages, which all can do; and what the product does, which is to embed, search by vector and
+by BM25, fuse and fetch. Recall@10 is that of the first, against all vectors. CPU is of the engine's whole process tree.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.harness import arguments, show
+from benchmarks.query_engines import DENSE, FULL, Ask, Corpus, K, blocks, chroma, embedded, faiss_flat, milvus, served
+from infra.milvus_server import fetched, require_namespaces
+from pipelines.backends.openvino import load_embedder
+from pipelines.errors import AssayError, MissingTool
+from pipelines.ports import Embedder
+from pipelines.settings import Settings, checkout
+
+ROUNDS, THREADS = 3, (1, 8)
+TOPICS = 400
+
+
+def corpus_of(rows: int, queries: int, embedder: Embedder) -> Corpus:
+    """`rows` chunks around TOPICS sentences, and `queries` questions around the same; always the same for a size."""
+    random = np.random.default_rng(7)
+    words = [
+        f"{a}{b}{c}" for a in "bdfgklmnprst" for b in ("a", "e", "io", "u") for c in ("ck", "ll", "nd", "rt", "st")
+    ]
+    topics = [" ".join(random.choice(words, 12)) for _ in range(TOPICS)]
+    centres = embedder.embed_batch(topics)
+
+    def around(numbers: np.ndarray) -> np.ndarray:
+        spread = random.normal(size=(len(numbers), centres.shape[1])) * (0.6 / np.sqrt(centres.shape[1]))
+        vectors = centres[numbers] + spread
+        return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+    about, asked = random.integers(TOPICS, size=rows), random.integers(TOPICS, size=queries)
+    texts = [f"{topics[n]} {' '.join(random.choice(words, 60))}" for n in about]
+    questions = [f"{topics[n]} {random.choice(words)}?" for n in asked]
+    return Corpus(texts, around(about), questions, embedder.embed_batch(questions))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def opened(
+    corpus: Corpus, embedder: Embedder, stack: ExitStack, folder: Path
+) -> dict[tuple[str, str], tuple[Ask, tuple[str, ...]]]:
+    """(engine, index) -> how to ask it, and what it can be asked. What cannot be had here is named on stderr."""
+    engines: dict[tuple[str, str], tuple[Ask, tuple[str, ...]]] = {}
+
+    def embed_only(kind: str, number: int) -> list[int]:
+        embedded(embedder, corpus.asked[number])
+        return []
+
+    engines["embedder alone", ""] = blocks(embed_only), ("embed",)
+    engines["FAISS", "FLAT"] = stack.enter_context(faiss_flat(corpus)), (DENSE,)
+    try:
+        engines["Chroma", "HNSW"] = stack.enter_context(chroma(corpus, folder)), (DENSE,)
+    except MissingTool as exc:
+        print(f"left out: {exc}", file=sys.stderr)
+    for index in ("FLAT", "HNSW"):
+        path = str(folder / f"{index}.db")
+        ours = milvus(corpus, embedder, uri=path, index_type=index)
+        engines["milvus-lite in process", index] = stack.enter_context(ours), (DENSE, FULL)
+        port, data = free_port(), folder / f"served-{index}"
+        program = str(Path(sys.executable).with_name("milvus-lite"))
+        line = [program, "server", "--data-dir", str(data), "--host", "127.0.0.1", "--port", str(port)]
+        uri = stack.enter_context(served(line, port, log=folder / f"{index}.log"))
+        theirs = milvus(corpus, embedder, uri=uri, index_type=index)
+        engines["milvus-lite server", index] = stack.enter_context(theirs), (DENSE, FULL)
+    try:
+        require_namespaces()
+        fetched()
+    except AssayError as exc:
+        print(f"left out: {exc}", file=sys.stderr)
+        return engines
+    for index in ("FLAT", "HNSW"):
+        port = free_port()
+        line = [
+            sys.executable,
+            "-m",
+            "infra.milvus_server",
+            "--data",
+            str(folder / f"real-{index}"),
+            "--port",
+            str(port),
+        ]
+        uri = stack.enter_context(served(line, port, log=folder / f"real-{index}.log"))
+        real = milvus(corpus, embedder, uri=uri, index_type=index)
+        engines["Milvus server 2.3.5", index] = stack.enter_context(real), (DENSE,)
+    return engines
+
+
+def measured(rows: int, queries: int, embedder: Embedder) -> list[dict[str, Any]]:
+    """A row of the table per engine, index, kind and number of threads."""
+    corpus = corpus_of(rows, queries, embedder)
+    exact = np.argsort(-(corpus.questions @ corpus.vectors.T), axis=1)[:, :K]
+    seconds: dict[Any, list[float]] = {}
+    cpu: dict[Any, float] = {}
+    recall: dict[Any, list[float]] = {}
+    with ExitStack() as stack, tempfile.TemporaryDirectory() as temporary:
+        engines = opened(corpus, embedder, stack, Path(temporary))
+        for name, (ask, kinds) in engines.items():
+            for kind in kinds:
+                ask(kind, [0], 1)  # warm
+                for threads in THREADS:
+                    seconds[(*name, kind, threads)], cpu[(*name, kind, threads)] = [], 0.0
+        for part in np.array_split(np.arange(queries), ROUNDS):
+            for cell in seconds:
+                name, kind, threads = cell[:2], cell[2], cell[3]
+                took, keys, used = engines[name][0](kind, [int(n) for n in part], threads)
+                seconds[cell] += took
+                cpu[cell] += used
+                if kind == DENSE:
+                    found = [len({*k} & {*exact[n].tolist()}) / K for n, k in zip(part, keys, strict=True)]
+                    recall.setdefault(cell, []).extend(found)
+        stack.close()
+    return [
+        {
+            "chunks": rows,
+            "engine": cell[0],
+            "index": cell[1],
+            "what": cell[2],
+            "threads": cell[3],
+            "p50 ms": float(np.percentile(took, 50)) * 1e3,
+            "p99 ms": float(np.percentile(took, 99)) * 1e3,
+            "CPU ms": cpu[cell] / queries * 1e3,
+            "recall@10": round(float(np.mean(recall[cell])), 4) if cell in recall else "",
+        }
+        for cell, took in seconds.items()
+    ]
+
+
+def ratios(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """HNSW's p50 over FLAT's, by engine and size, one thread: above 1, FLAT is the better choice."""
+    one = {(r["chunks"], r["engine"], r["index"], r["what"]): r["p50 ms"] for r in rows if r["threads"] == 1}
+    return {
+        f"HNSW/FLAT, {engine}, {chunks:,} chunks, {what}": one[chunks, engine, "HNSW", what] / flat
+        for (chunks, engine, index, what), flat in one.items()
+        if index == "FLAT" and (chunks, engine, "HNSW", what) in one
+    }
+
+
+def main() -> None:
+    given = arguments(
+        __doc__,
+        rows={"type": int, "nargs": "+", "default": [10_000, 100_000], "help": "chunks"},
+        queries={"type": int, "default": 150, "help": "questions of each engine, kind and number of threads"},
+    )
+    sizes, queries = ([2_000], 30) if given.quick else (given.rows, given.queries)
+    embedder = load_embedder(
+        checkout() / "models" / "embedders" / "minilm.yaml", cache=Settings.from_env().cache, precision="fp32"
+    )
+    rows = [row for size in sizes for row in measured(size, queries, embedder)]
+    show("One query, milliseconds", rows, ratios=ratios(rows), json_file=given.json)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except AssayError as error:
+        print(f"assay: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
