@@ -21,7 +21,20 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness import arguments, show
-from benchmarks.query_engines import DENSE, FULL, Ask, Corpus, K, blocks, chroma, embedded, faiss_flat, milvus, served
+from benchmarks.query_engines import (
+    DENSE,
+    FULL,
+    Ask,
+    Corpus,
+    K,
+    blocks,
+    chroma,
+    embedded,
+    faiss_flat,
+    milvus,
+    served,
+    settle,
+)
 from infra.milvus_server import fetched, require_namespaces
 from pipelines.backends.openvino import load_embedder
 from pipelines.errors import AssayError, MissingTool
@@ -92,15 +105,8 @@ def opened(
         return engines
     for index in ("FLAT", "HNSW"):
         port = free_port()
-        line = [
-            sys.executable,
-            "-m",
-            "infra.milvus_server",
-            "--data",
-            str(folder / f"real-{index}"),
-            "--port",
-            str(port),
-        ]
+        where = ["--data", str(folder / f"real-{index}"), "--port", str(port)]
+        line = [sys.executable, "-m", "infra.milvus_server", *where]
         uri = stack.enter_context(served(line, port, log=folder / f"real-{index}.log"))
         real = milvus(corpus, embedder, uri=uri, index_type=index)
         engines["Milvus server 2.3.5", index] = stack.enter_context(real), (DENSE,)
@@ -116,6 +122,7 @@ def measured(rows: int, queries: int, embedder: Embedder) -> list[dict[str, Any]
     recall: dict[Any, list[float]] = {}
     with ExitStack() as stack, tempfile.TemporaryDirectory() as temporary:
         engines = opened(corpus, embedder, stack, Path(temporary))
+        settle()
         for name, (ask, kinds) in engines.items():
             for kind in kinds:
                 ask(kind, [0], 1)  # warm
@@ -130,7 +137,6 @@ def measured(rows: int, queries: int, embedder: Embedder) -> list[dict[str, Any]
                 if kind == DENSE:
                     found = [len({*k} & {*exact[n].tolist()}) / K for n, k in zip(part, keys, strict=True)]
                     recall.setdefault(cell, []).extend(found)
-        stack.close()
     return [
         {
             "chunks": rows,

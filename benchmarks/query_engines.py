@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,9 +19,10 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.alternatives.systems import Alternative
 from benchmarks.harness import cpu_seconds
 from pipelines.backends.milvus import MilvusStore
-from pipelines.errors import BackendError, MissingTool
+from pipelines.errors import BackendError
 from pipelines.ports import Embedder
 from pipelines.schemas import VECTORS
 from pipelines.settings import checkout
@@ -106,6 +105,20 @@ def milvus(corpus: Corpus, embedder: Embedder, *, uri: str, index_type: str) -> 
         store.close()
 
 
+def settle(*, share: float = 0.05, every: float = 2.0, patience: float = 900.0) -> None:
+    """Return when this process and all below it are quiet: engines build indexes after they said that they are loaded.
+
+    Quiet is less than `share` of a core for `every` seconds. BackendError when that does not come within `patience`.
+    """
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline:
+        before = cpu_seconds()
+        time.sleep(every)
+        if cpu_seconds() - before < share * every:
+            return
+    raise BackendError(f"the engines did not come to rest within {patience:.0f} s")
+
+
 @contextmanager
 def faiss_flat(corpus: Corpus) -> Iterator[Ask]:
     """FAISS alone, exact, texts in a list: the least that a search can cost."""
@@ -122,31 +135,18 @@ def faiss_flat(corpus: Corpus) -> Iterator[Ask]:
     yield blocks(one)
 
 
-def _chroma_python() -> Path:
-    """The interpreter of Chroma's environment, made on first use; MissingTool when it cannot be installed."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    pins = checkout() / "benchmarks" / "requirements-alternatives.txt"
-    folder = cache / "assay" / pins.read_text().strip().replace("==", "-")
-    uv, python = str(Path(sys.executable).with_name("uv")), folder / "bin" / "python"
-    if (folder / ".ready").is_file():
-        return python
-    shutil.rmtree(folder, ignore_errors=True)
-    venv = [uv, "venv", "--quiet", "--python", sys.executable, str(folder)]
-    for line in (venv, [uv, "pip", "install", "--quiet", "--python", str(python), "-r", str(pins)]):
-        done = subprocess.run(line, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise MissingTool(f"Chroma cannot be installed: {' '.join(done.stderr.split())[-200:]}")
-    (folder / ".ready").touch()
-    return python
-
-
 @contextmanager
 def chroma(corpus: Corpus, folder: Path) -> Iterator[Ask]:
-    """Chroma, persistent, in its own process: its times are taken there, so no pipe is in them."""
+    """Chroma, persistent, in a process and an environment of its own: its times are taken there, so no pipe is in them.
+
+    MissingTool when its environment, LangChain's, cannot be made.
+    """
+    environment = Alternative("langchain", "Chroma")
+    environment.prepare()
     np.save(folder / "vectors.npy", corpus.vectors)
     np.save(folder / "questions.npy", corpus.questions)
     (folder / "texts.json").write_text(json.dumps(corpus.texts))
-    line = [str(_chroma_python()), str(checkout() / "benchmarks" / "chroma_engine.py")]
+    line = [str(environment.python), str(checkout() / "benchmarks" / "chroma_engine.py")]
     env = {**os.environ, "ANONYMIZED_TELEMETRY": "False"}
     with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env) as process:
         assert process.stdin is not None

@@ -87,7 +87,7 @@ class Alternative:
         """Make the environment if it is not there. MissingTool says why when it cannot be made."""
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         folder = cache / "assay" / "alternatives" / f"{self.name}-{digest_bytes(self._pins.read_bytes())[:16]}"
-        self._python = folder / "bin" / "python"
+        self.python = folder / "bin" / "python"
         if (folder / ".ready").is_file():
             return
         uv = Path(sys.executable).parent / "uv"
@@ -100,7 +100,7 @@ class Alternative:
         # Copies: NLTK 3.10, which LlamaIndex uses, refuses to read files that are hard links into uv's cache.
         install = ["pip", "install", "--quiet", "--compile-bytecode", "--link-mode", "copy", "-r", str(self._pins)]
         for words in (["venv", "--quiet", "--python", sys.executable], [*install, "--python"]):
-            target = str(folder) if words[0] == "venv" else str(self._python)
+            target = str(folder) if words[0] == "venv" else str(self.python)
             done = subprocess.run([str(uv), *words, target], env=env, capture_output=True, text=True, check=False)
             if done.returncode:
                 last = (done.stderr.strip().splitlines() or ["no message"])[-1].strip()
@@ -115,7 +115,7 @@ class Alternative:
         return {**kept, **quiet, "ANONYMIZED_TELEMETRY": "False"}
 
     def _line(self, verb: str, *words: str) -> list[str]:
-        return [str(self._python), str(HERE / f"with_{self.name}.py"), verb, *words]
+        return [str(self.python), str(HERE / f"with_{self.name}.py"), verb, *words]
 
     def build(self, corpus: str, documents: Path, folder: Path) -> dict[str, Cost]:
         """Index a JSON-lines file into `folder`; the cost by step."""

@@ -5,8 +5,9 @@ It depends on the number of rows alone, so that a corpus gives the same build wh
 
 from __future__ import annotations
 
-HNSW_FROM = 200_000
-"""Rows from which a graph search beats looking at every vector; measured in docs/decisions/0006-index-choice.md."""
+HNSW_FROM = 10_000
+"""Rows from which a search by graph costs half of one that looks at every vector, and finds the same: measured in
+docs/decisions/0006-index-choice.md."""
 
 
 def choose_index(asked: str, *, rows: int) -> tuple[str, str]:
@@ -14,5 +15,5 @@ def choose_index(asked: str, *, rows: int) -> tuple[str, str]:
     if asked != "auto":
         return asked, "index.type asks for it"
     if rows < HNSW_FROM:
-        return "FLAT", f"below {HNSW_FROM:,} rows it is exact and as fast (docs/decisions/0006-index-choice.md)"
-    return "HNSW", f"from {HNSW_FROM:,} rows on it is faster (docs/decisions/0006-index-choice.md)"
+        return "FLAT", f"below {HNSW_FROM:,} rows exact search costs little (docs/decisions/0006-index-choice.md)"
+    return "HNSW", f"from {HNSW_FROM:,} rows on a search costs half or less (docs/decisions/0006-index-choice.md)"
