@@ -13,10 +13,22 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines.actions.landing import FORMATS, LINES, Landing, Reader, is_beir
+from pipelines.actions.landing import FORMATS, LINES, Reader, is_beir
 from pipelines.backends.converter import Converter
+from pipelines.backends.spool import Spool
 from pipelines.core import gold
-from pipelines.corpus_files import CorpusFiles, document_row, fresh, mend, same_tree, swap_in, write_files
+from pipelines.corpus_files import (
+    CorpusFiles,
+    document_count,
+    documents_among,
+    fresh,
+    mend,
+    quarantine_reasons,
+    records_about,
+    same_tree,
+    swap_in,
+    write_files,
+)
 from pipelines.errors import BadInput
 from pipelines.params import CorpusParams
 from pipelines.ports import Ports
@@ -31,14 +43,7 @@ def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> tuple[bo
     mend(target, aside=aside)
     building = fresh(workspace.root / "staging" / ".fetched.building")
     try:
-        converter = Converter(ports.settings.cache / "converted")
-        source = ports.path(params.source.documents)
-        landing = read_landing(source, building / "source", max_mb=params.fetch.max_document_mb, converter=converter)
-        questions = _questions(params, source, building / "source", ports=ports)
-        examples = _examples(params, ports=ports)
-        missing = _check_evidence(questions, landing, corpus=workspace.corpus)
-        rows = [document_row(document) for document in landing.documents.values()]
-        write_files(building, CorpusFiles(rows, questions, examples, landing.quarantine))
+        summary = _build(building, params, corpus=workspace.corpus, ports=ports)
         changed = not same_tree(building, target)
         if changed:
             swap_in(building, target, aside=aside)
@@ -46,15 +51,28 @@ def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> tuple[bo
         raise BadInput(f"{workspace.corpus}: fetch cannot go on: {exc.strerror or exc} ({exc.filename})") from exc
     finally:
         shutil.rmtree(building, ignore_errors=True)
-    counts = f"{len(rows)} documents, {len(questions)} questions, {len(examples)} examples"
-    notes = _notes(landing, converted=converter.misses, missing=missing)
-    return changed, f"{'' if changed else 'unchanged: '}{counts}{notes}"
+    return changed, f"{'' if changed else 'unchanged: '}{summary}"
 
 
-def read_landing(source: Path, into: Path, *, max_mb: float, converter: Converter) -> Landing:
+def _build(building: Path, params: CorpusParams, *, corpus: str, ports: Ports) -> str:
+    """Read everything that landed into `building`; the counts in one line."""
+    converter = Converter(ports.settings.cache / "converted")
+    source = ports.path(params.source.documents)
+    with Spool(building / "found.sqlite") as spool:
+        read_landing(source, building / "source", spool, max_mb=params.fetch.max_document_mb, converter=converter)
+        questions = _questions(params, source, building / "source", ports=ports)
+        examples = _examples(params, ports=ports)
+        spool.settle()
+        write_files(building, CorpusFiles(spool.documents(), questions, examples, spool.quarantine()))
+    missing = _check_evidence(questions, building, corpus=corpus)
+    notes = _notes(building, passed_over=spool.passed_over, converted=converter.misses, missing=missing)
+    return f"{document_count(building)} documents, {len(questions)} questions, {len(examples)} examples{notes}"
+
+
+def read_landing(source: Path, into: Path, spool: Spool, *, max_mb: float, converter: Converter) -> None:
     """Read a folder, a BEIR folder or a .jsonl file, landing raw files in `into`. BadInput without any document."""
     into.mkdir(parents=True, exist_ok=True)
-    reader = Reader(into, max_mb=max_mb, converter=converter)
+    reader = Reader(into, spool, max_mb=max_mb, converter=converter)
     if source.is_file() and source.suffix.lower() == LINES:
         reader.lines(source, source.name, prefix="")
     elif source.is_dir() and is_beir(source):
@@ -64,9 +82,8 @@ def read_landing(source: Path, into: Path, *, max_mb: float, converter: Converte
     else:
         what = "is not a folder or a .jsonl file" if source.exists() else "does not exist"
         raise BadInput(f"documents: {source} {what}")
-    if not reader.landing.documents and not reader.landing.quarantine:
+    if spool.empty:
         raise BadInput(f"documents: {source} holds none; formats are {FORMATS}, at any depth")
-    return reader.landing
 
 
 def _questions(params: CorpusParams, source: Path, into: Path, *, ports: Ports) -> list[dict[str, Any]]:
@@ -160,26 +177,26 @@ def _refuse_repeats(ids: Iterable[str], what: str) -> None:
         raise BadInput(f"{what} id {repeated[0]!r} occurs more than once; ids are unique over all {what} files")
 
 
-def _check_evidence(questions: Sequence[dict[str, Any]], landing: Landing, *, corpus: str) -> int:
+def _check_evidence(questions: Sequence[dict[str, Any]], folder: Path, *, corpus: str) -> int:
     """How many evidence documents are in quarantine; BadInput when one neither landed nor was quarantined."""
-    missing, accounted = 0, gold.in_quarantine(landing.quarantine)
-    for document, asker in gold.cited(questions).items():
-        if document in landing.documents:
-            continue
+    cited = gold.cited(questions)
+    landed = {row["id"] for row in documents_among(folder, cited, columns=["id"])}
+    lost = {document: asker for document, asker in cited.items() if document not in landed}
+    accounted = gold.in_quarantine(records_about(lost, folder))
+    for document, asker in lost.items():
         if not accounted(document):
             raise BadInput(f"{corpus}: question {asker!r} names document {document!r}, which is not among the landed")
-        missing += 1
-    return missing
+    return len(lost)
 
 
-def _notes(landing: Landing, *, converted: int, missing: int) -> str:
+def _notes(folder: Path, *, passed_over: int, converted: int, missing: int) -> str:
     notes = [f"{converted} converted anew"] if converted else []
-    if landing.quarantine:
-        reasons = Counter(row["reason"].split(":")[0].split(";")[0] for row in landing.quarantine)
+    reasons = quarantine_reasons(folder)
+    if reasons:
         most = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common(3))
-        notes.append(f"{len(landing.quarantine)} quarantined ({most})")
+        notes.append(f"{reasons.total()} quarantined ({most})")
     if missing:
         notes.append(f"{missing} evidence documents are in quarantine")
-    if landing.passed_over:
-        notes.append(f"{landing.passed_over} hidden files passed over")
+    if passed_over:
+        notes.append(f"{passed_over} hidden files passed over")
     return "".join(f"; {note}" for note in notes)

@@ -1,4 +1,4 @@
-"""Landed documents to `Document`s: a folder of files, a BEIR folder, or one JSON-lines file.
+"""Landed documents into a `Spool`: a folder of files, a BEIR folder, or one JSON-lines file.
 
 Each file is first copied into `source/`, then read from that copy, so what was read is what is kept. A file or line
 that cannot be a document is quarantined with its reason; nothing here raises for a document's sake.
@@ -11,32 +11,20 @@ import os
 import shutil
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pipelines.backends.converter import CONVERTED, Converter, Unreadable, decoded
+from pipelines.backends.spool import Spool
 from pipelines.core.digests import canonical_json, digest_bytes
 from pipelines.core.nouns import Document
 from pipelines.core.titles import file_title, markdown_title
+from pipelines.corpus_files import document_row
 
 PLAIN = {".md": "text/markdown", ".markdown": "text/markdown", ".txt": "text/plain"}
 LINES = ".jsonl"
 FORMATS = ", ".join(suffix[1:] for suffix in (*PLAIN, *CONVERTED, LINES))
 _LITTER = {"__MACOSX", "Thumbs.db", "desktop.ini", "lost+found"}
-
-
-@dataclass
-class Landing:
-    """What one reading found. A quarantine record whose line bore no readable id has `ids`: the form of such ids."""
-
-    documents: dict[str, Document] = field(default_factory=dict)
-    quarantine: list[dict[str, Any]] = field(default_factory=list)
-    passed_over: int = 0
-
-    def refuse(self, document: str, reason: str, size: int, *, ids: str | None = None) -> None:
-        record = {"document": document, "reason": reason, "bytes": size}
-        self.quarantine.append(record if ids is None else {**record, "ids": ids})
 
 
 def is_beir(folder: Path) -> bool:
@@ -45,27 +33,28 @@ def is_beir(folder: Path) -> bool:
 
 
 def walk(folder: Path) -> Iterator[tuple[str, Path, bool]]:
-    """(relative POSIX path, path, visible) of every file below `folder`, sorted by path. Folders that are symbolic
-    links are not entered; like hidden files they come as not visible. A folder that cannot be read comes itself."""
-    found = []
+    """(relative POSIX path, path, visible) of every file below `folder`: of each folder its files by name, then its
+    folders. Those that are symbolic links are not entered; like hidden files they come as not visible. A folder that
+    cannot be read comes itself, last."""
     closed: list[OSError] = []
     for parent, folders, files in os.walk(folder, onerror=closed.append):
         here = Path(parent)
-        entries = [here / name for name in files] + [here / name for name in folders if (here / name).is_symlink()]
-        for path in entries:
+        folders.sort(key=os.fsencode)
+        links = [name for name in folders if (here / name).is_symlink()]
+        for name in sorted([*files, *links], key=os.fsencode):
+            path = here / name
             relative = path.relative_to(folder)
             hidden = any(part.startswith((".", "~$")) or part in _LITTER for part in relative.parts)
-            found.append((relative.as_posix(), path, not (hidden or path.is_dir())))
+            yield relative.as_posix(), path, not (hidden or path.is_dir())
     for error in closed:
-        found.append((Path(error.filename).relative_to(folder).as_posix(), Path(error.filename), True))
-    yield from sorted(found, key=lambda entry: os.fsencode(entry[0]))
+        yield Path(error.filename).relative_to(folder).as_posix(), Path(error.filename), True
 
 
 class Reader:
-    """Reads into one `Landing`. `into` is the folder that receives the landed files; sizes are in MB (10**6)."""
+    """Reads into one spool. `into` is the folder that receives the landed files; sizes are in MB (10**6)."""
 
-    def __init__(self, into: Path, *, max_mb: float, converter: Converter) -> None:
-        self.landing = Landing()
+    def __init__(self, into: Path, spool: Spool, *, max_mb: float, converter: Converter) -> None:
+        self._spool = spool
         self._into = into
         self._max_mb = max_mb
         self._most = int(max_mb * 1_000_000)
@@ -75,9 +64,11 @@ class Reader:
         """Every file at any depth; ids are relative paths, `PATH#ID` for a line of JSON lines."""
         for name, path, visible in walk(folder):
             if not visible:
-                self.landing.passed_over += 1
+                self._spool.passed_over += 1
+            elif (shown := _shown(name)) != name:
+                self._spool.refuse(shown, "file name is not UTF-8", 0)
             elif path.is_dir():
-                self.landing.refuse(name, "a folder that cannot be read", 0, ids=f"{name}/*")
+                self._spool.refuse(name, "a folder that cannot be read", 0, ids=f"{name}/*")
             elif path.suffix.lower() == LINES:
                 self.lines(path, name, prefix=f"{name}#")
             else:
@@ -88,35 +79,27 @@ class Reader:
         copy = self._land(path, name, lines=prefix)
         if copy is None:
             return
-        landing, before, records = self.landing, len(self.landing.documents), len(self.landing.quarantine)
+        before, mark = self._spool.good, self._spool.mark()
         with copy.open("rb") as stream:
             for number, (line, size) in enumerate(_bounded_lines(stream, self._most), 1):
                 self._line(line, size, name=name, number=number, prefix=prefix)
-        bad = landing.quarantine[records:]
-        if len(landing.documents) == before:
+        if self._spool.good == before:
             size = copy.stat().st_size
             copy.unlink()
-            del landing.quarantine[records:]
-            first = f"; the first: {bad[0]['reason']}" if bad else ""
-            reason = f"none of its {len(bad)} lines is a document{first}" if bad else "no text in it"
-            landing.refuse(name, reason, size, ids=f"{prefix}*")
+            bad, first = self._spool.take_back(mark)
+            reason = f"none of its {bad} lines is a document; the first: {first}" if bad else "no text in it"
+            self._spool.refuse(name, reason, size, ids=f"{prefix}*")
 
     def _land(self, path: Path, name: str, *, lines: str | None = None) -> Path | None:
         """Copy into `source/`; None when it was quarantined instead. JSON lines (their ids' prefix is `lines`) may
         have any size, because their documents are bounded line by line."""
         ids = None if lines is None else f"{lines}*"
         try:
-            name.encode()
-        except UnicodeEncodeError:
-            shown = os.fsencode(name).decode("ascii", "backslashreplace")
-            self.landing.refuse(shown, "file name is not UTF-8", 0, ids=ids)
-            return None
-        try:
             status = path.stat()
             if not stat.S_ISREG(status.st_mode):
-                self.landing.refuse(name, "not a regular file", 0, ids=ids)
+                self._spool.refuse(name, "not a regular file", 0, ids=ids)
             elif lines is None and status.st_size > self._most:
-                self.landing.refuse(name, self._too_big(status.st_size), status.st_size)
+                self._spool.refuse(name, self._too_big(status.st_size), status.st_size)
             else:
                 copy = self._into / name
                 copy.parent.mkdir(parents=True, exist_ok=True)
@@ -124,9 +107,9 @@ class Reader:
                     # What the landed file's owner, mode and times are is no part of the corpus.
                     return _written(copy, stream)
         except FileNotFoundError:
-            self.landing.refuse(name, "unreadable: it vanished, or its link leads nowhere", 0, ids=ids)
+            self._spool.refuse(name, "unreadable: it vanished, or its link leads nowhere", 0, ids=ids)
         except PermissionError:
-            self.landing.refuse(name, "unreadable: permission denied", 0, ids=ids)
+            self._spool.refuse(name, "unreadable: permission denied", 0, ids=ids)
         return None
 
     def _too_big(self, size: int) -> str:
@@ -136,7 +119,7 @@ class Reader:
         suffix = path.suffix.lower()
         if suffix not in PLAIN and suffix not in CONVERTED:
             what = f"unsupported extension {suffix!r}" if suffix else "no extension"
-            self.landing.refuse(name, f"{what}; formats are {FORMATS}", path.lstat().st_size)
+            self._spool.refuse(name, f"{what}; formats are {FORMATS}", path.lstat().st_size)
             return
         copy = self._land(path, name)
         if copy is None:
@@ -148,9 +131,9 @@ class Reader:
                 raise Unreadable("no text in it")
         except Unreadable as exc:
             copy.unlink()
-            self.landing.refuse(name, str(exc), len(data))
+            self._spool.refuse(name, str(exc), len(data))
             return
-        self.landing.documents[name] = Document(
+        document = Document(
             id=name,
             title=title,
             text=text,
@@ -158,6 +141,7 @@ class Reader:
             uri=f"source/{name}",
             metadata={"bytes": len(data), "sha256": digest_bytes(data)},
         )
+        self._spool.add(document_row(document), place=name, size=len(data))
 
     def _text(self, data: bytes, suffix: str, name: str) -> tuple[str, str]:
         if suffix in PLAIN:
@@ -169,7 +153,7 @@ class Reader:
         return converted.text, heading or converted.title or file_title(name)
 
     def _line(self, line: bytes, size: int, *, name: str, number: int, prefix: str) -> None:
-        landing, where = self.landing, f"{name} line {number}"
+        where = f"{name} line {number}"
         try:
             if size > self._most:
                 raise Unreadable(self._too_big(size))
@@ -179,16 +163,24 @@ class Reader:
             row = _object(text)
             key = _key(row)
         except Unreadable as exc:
-            landing.refuse(where, str(exc), size, ids=f"{prefix}*")
+            self._spool.refuse(where, str(exc), size, ids=f"{prefix}*")
             return
         document = f"{prefix}{key}"
-        if document in landing.documents:
-            landing.refuse(document, f"duplicate id at {where}; the first is kept", size)
-            return
         try:
-            landing.documents[document] = _document(row, document, key=key, uri=f"source/{name}#{key}")
+            found = document_row(_document(row, document, key=key, uri=f"source/{name}#{key}"))
         except Unreadable as exc:
-            landing.refuse(document, str(exc), size)
+            self._spool.refuse(document, str(exc), size, place=where)
+        else:
+            self._spool.add(found, place=where, size=size)
+
+
+def _shown(name: str) -> str:
+    """The name as it is, or with escapes for bytes that are not UTF-8."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return os.fsencode(name).decode("ascii", "backslashreplace")
+    return name
 
 
 def _written(copy: Path, stream: Any) -> Path:
@@ -209,12 +201,16 @@ def _bounded_lines(stream: Any, most: int) -> Iterator[tuple[bytes, int]]:
         yield b"", size
 
 
-def _object(text: str) -> dict[str, Any]:
-    def refuse(constant: str) -> float:
-        raise ValueError(f"{constant} is not JSON")
+def _constant(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")
 
+
+_JSON = json.JSONDecoder(parse_constant=_constant)
+
+
+def _object(text: str) -> dict[str, Any]:
     try:
-        row = json.loads(text, parse_constant=refuse)
+        row = _JSON.decode(text)
     except (ValueError, RecursionError) as exc:
         raise Unreadable(f"malformed JSON: {exc}") from exc
     if not isinstance(row, dict):
@@ -244,11 +240,15 @@ def _document(row: dict[str, Any], document: str, *, key: str, uri: str) -> Docu
     if not isinstance(text, str) or not text.strip():
         raise Unreadable("no text in it")
     rest = {name: value for name, value in row.items() if name not in ("_id", "id", "title", "text")}
+    try:
+        canonical_json(rest)
+    except (ValueError, RecursionError) as exc:
+        raise Unreadable(f"malformed JSON: {exc}") from exc
     return Document(
         id=document,
         title=_encodable(title.strip(), "title") if isinstance(title, str) and title.strip() else key,
         text=_encodable(text, "text"),
         media_type="text/plain",
         uri=uri,
-        metadata=json.loads(canonical_json(rest)),
+        metadata=rest,
     )

@@ -21,8 +21,8 @@ from typing import Any, TypeVar
 from pipelines import dvc_config, stage_process
 from pipelines.core.nouns import Corpus
 from pipelines.corpus_files import (
-    content_digest,
-    document_digests,
+    document_count,
+    folder_digest,
     fresh,
     mend,
     same_tree,
@@ -158,8 +158,8 @@ class DvcVersioner:
         return file.is_file() and f"md5: {md5}\n" in file.read_text() and not self._git.changed("corpus.dvc")
 
     def _tag(self, message: str, *, dvc: str, tree: str) -> Corpus:
-        digests = document_digests(self._root / "corpus")
-        record = {"digest": content_digest(digests), "documents": len(digests), "dvc": dvc, "tree": tree}
+        corpus = self._root / "corpus"
+        record = {"digest": folder_digest(corpus), "documents": document_count(corpus), "dvc": dvc, "tree": tree}
         with self._git.locked():
             names = self._git.run("tag", "--list", "r*")[1].split()
             numbers = [int(match[1]) for name in names if (match := _REVISION.fullmatch(name))]

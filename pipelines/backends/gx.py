@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipelines.core.gold import readable_share
+from pipelines.corpus_files import fresh
 
 _COMPLETE = {"result_format": "COMPLETE", "unexpected_index_column_names": ["row"]}
 _NO_CONTROLS = r"^[^\x00-\x1f\x7f-\x9f]+\Z"
@@ -73,7 +76,7 @@ def corpus_expectations(*, min_documents: int, max_quarantined: float) -> list[E
 
 
 class Validation:
-    """One ephemeral context: frames validated in it appear together in its Data Docs site."""
+    """One ephemeral context: tables validated in it appear together in its Data Docs site."""
 
     def __init__(self, site: Path) -> None:
         os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
@@ -81,6 +84,7 @@ class Validation:
 
         self._site = site
         self._building = site.with_name(f".{site.name}.building")
+        self._tables = site.with_name(f".{site.name}.tables")
         shutil.rmtree(self._building, ignore_errors=True)
         self._context = gx.get_context(mode="ephemeral")
         self._context.variables.progress_bars = {"globally": False}
@@ -92,33 +96,33 @@ class Validation:
         )
 
     def run(
-        self, name: str, rows: Sequence[Mapping[str, Any]], expectations: Sequence[Expectation]
-    ) -> list[tuple[Expectation, list[int]]]:
-        """Each expectation with the positions in `rows` where it failed, in order. RuntimeError if one did not run."""
-        import great_expectations as gx
-        import pandas as pd
+        self, name: str, rows: Iterable[Mapping[str, Any]], expectations: Sequence[Expectation]
+    ) -> list[tuple[Expectation, list[tuple[int, Any]]]]:
+        """Each expectation with where it failed, in order: (position in `rows`, the column's value). RuntimeError if
+        one did not run.
 
-        columns = dict.fromkeys(str(expectation.arguments["column"]) for expectation in expectations)
-        frame = pd.DataFrame([{c: row[c] for c in columns} for row in rows], columns=list(columns))
-        frame["row"] = range(len(rows))
-        asset = self._context.data_sources.add_pandas(name).add_dataframe_asset(name)
+        The rows pass through a SQLite table, which Great Expectations asks in SQL: however many there are, they are
+        one table of one page of Data Docs, and an expectation on a whole column sees all of it.
+        """
+        import great_expectations as gx
+
+        columns = list(dict.fromkeys(str(expectation.arguments["column"]) for expectation in expectations))
         suite = self._context.suites.add(gx.ExpectationSuite(name=name))
         for expectation in expectations:
             kind = getattr(gx.expectations, expectation.kind)
             suite.add_expectation(kind(**expectation.arguments, description=f"none where: {expectation.reason}"))
-        definition = gx.ValidationDefinition(
-            name=name, data=asset.add_batch_definition_whole_dataframe("all"), suite=suite
-        )
-        results = self._context.validation_definitions.add(definition).run(
-            batch_parameters={"dataframe": frame}, result_format=dict(_COMPLETE)
-        )
-        out = []
-        for expectation, result in zip(expectations, results.results, strict=True):
-            failed = sorted({int(entry["row"]) for entry in result.result.get("unexpected_index_list") or []})
-            if (not result.success and not failed) or result.exception_info.get("raised_exception"):
-                raise RuntimeError(f"{expectation.kind} on {expectation.arguments['column']} did not run")
-            out.append((expectation, failed))
-        return out
+        file = fresh(self._tables) / f"{name}.sqlite"
+        _fill(file, name, columns, rows)
+        source = self._context.data_sources.add_sqlite(name, connection_string=f"sqlite:///{file}")
+        batch = source.add_table_asset(name, table_name=name).add_batch_definition_whole_table("all")
+        definition = gx.ValidationDefinition(name=name, data=batch, suite=suite)
+        results = self._context.validation_definitions.add(definition).run(result_format=dict(_COMPLETE))
+        source.get_execution_engine().close()
+        shutil.rmtree(self._tables)
+        return [
+            (expectation, _failed(expectation, result))
+            for expectation, result in zip(expectations, results.results, strict=True)
+        ]
 
     def publish(self) -> Path:
         """Build Data Docs of everything run so far and put them in place; returns the page to open."""
@@ -128,15 +132,41 @@ class Validation:
         return self._site / "index.html"
 
 
-def document_table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The columns that the document suite looks at; the long texts stay out of Data Docs by their length."""
-    return [
-        {
-            "id": row["id"],
-            "title": row["title"],
-            "text": None if row["text"] is None else row["text"][:200],
-            "characters": len((row["text"] or "").strip()),
-            "readable": readable_share(row["text"] or ""),
-        }
-        for row in rows
-    ]
+def _fill(file: Path, name: str, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """A table of the columns and of `row`, the position. SQLite's length() ends at NUL, so NUL goes in as U+FFFD,
+    but for ids, whose controls are looked at."""
+    keep = ("id",)
+    with closing(sqlite3.connect(file, isolation_level=None)) as database:
+        database.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; BEGIN")
+        database.execute(f'CREATE TABLE "{name}" (row INTEGER PRIMARY KEY, {", ".join(columns)})')
+        values = (
+            [n, *(v.replace("\0", "\ufffd") if isinstance(v := row[c], str) and c not in keep else v for c in columns)]
+            for n, row in enumerate(rows)
+        )
+        database.executemany(f'INSERT INTO "{name}" VALUES (?{", ?" * len(columns)})', values)  # noqa: S608 our names
+        database.execute("COMMIT")
+
+
+def _failed(expectation: Expectation, result: Any) -> list[tuple[int, Any]]:
+    """Where it failed; RuntimeError when it did not run or does not name every failure."""
+    column = expectation.arguments["column"]
+    failed = sorted(
+        ((int(entry["row"]), entry[column]) for entry in result.result.get("unexpected_index_list") or []),
+        key=lambda entry: entry[0],
+    )
+    named = len(failed) == (result.result.get("unexpected_count") or 0) and result.success == (not failed)
+    if not named or result.exception_info.get("raised_exception"):
+        raise RuntimeError(f"{expectation.kind} on {column} did not run")
+    return failed
+
+
+def document_facts(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What the document suite looks at; of the text, which may be long, its first characters and two measures."""
+    text = row["text"] or ""
+    return {
+        "id": row["id"],
+        "title": row["title"],
+        "text": None if row["text"] is None else text[:40],
+        "characters": len(text.strip()),
+        "readable": readable_share(text),
+    }

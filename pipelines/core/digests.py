@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
+from itertools import islice
 from typing import Any
 
 _MODULUS = 1 << 256
@@ -20,14 +21,27 @@ def digest_text(text: str) -> str:
     return digest_bytes(text.encode("utf-8", "surrogatepass"))
 
 
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
 def canonical_json(value: Any) -> str:
     """JSON with sorted keys and no white space; NaN is refused (ValueError)."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return _CANONICAL.encode(value)
 
 
 def digest_json(value: Any) -> str:
     """sha256 (hex) of the canonical JSON of `value`."""
     return digest_bytes(canonical_json(value).encode())
+
+
+def digest_list(items: Iterable[Any]) -> str:
+    """`digest_json` of the list of `items`, which is never whole in memory."""
+    digest, comma, rest = hashlib.sha256(b"["), b"", iter(items)
+    while piece := list(islice(rest, 4096)):
+        digest.update(comma + canonical_json(piece)[1:-1].encode())
+        comma = b","
+    digest.update(b"]")
+    return digest.hexdigest()
 
 
 def digest_row(*fields: bytes) -> int:

@@ -6,11 +6,13 @@ look whether documents exist or quotes occur.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 QUESTION_FORM = '{"id", "question", "answers": [...], "evidence": [{"document", "quote"}]}'
 EXAMPLE_FORM = '{"prompt", "completion"} or {"messages": [{"role", "content"}, ...]} ending with the assistant'
+_UNREADABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ufffd]")
 ROLES = ("system", "user", "assistant", "tool")
 
 
@@ -139,10 +141,14 @@ def cited(questions: Iterable[Mapping[str, Any]]) -> dict[str, str]:
 def in_quarantine(quarantine: Iterable[Mapping[str, Any]]) -> Callable[[str], bool]:
     """Whether a document id is accounted for by these records: by name, or because it may be that of a line whose
     own id could not be read (the record's `ids` is then the form of such ids, `PREFIX*`)."""
-    rows = list(quarantine)
-    names = {row["document"] for row in rows}
-    prefixes = tuple({row["ids"].removesuffix("*") for row in rows if "ids" in row})
-    return lambda document: document in names or document.startswith(prefixes)
+    names: set[str] = set()
+    prefixes: set[str] = set()
+    for row in quarantine:
+        names.add(row["document"])
+        if "ids" in row:
+            prefixes.add(row["ids"].removesuffix("*"))
+    lengths = {len(prefix) for prefix in prefixes}
+    return lambda document: document in names or any(document[:length] in prefixes for length in lengths)
 
 
 def squeezed(text: str) -> str:
@@ -155,5 +161,4 @@ def readable_share(text: str) -> float:
     squeezed_text = squeezed(text)
     if not squeezed_text:
         return 1.0
-    bad = sum(1 for c in squeezed_text if c == "\ufffd" or ord(c) < 32 or 127 <= ord(c) < 160)
-    return 1.0 - bad / len(squeezed_text)
+    return 1.0 - len(_UNREADABLE.findall(squeezed_text)) / len(squeezed_text)

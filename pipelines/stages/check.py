@@ -1,36 +1,47 @@
 """Great Expectations on every document and on the corpus; what fails goes to quarantine with the reason.
 
 A document that fails an expectation leaves the corpus, the rest goes on. A corpus that fails one is refused as a
-whole and staging/checked stays as it was. Gold quotes are counted here, not judged: the gate judges.
+whole and staging/checked stays as it was. Documents pass by in batches. Gold quotes are counted here, not judged:
+the gate judges.
 """
 
 from __future__ import annotations
 
+import heapq
 import shutil
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from pipelines.backends import gx
 from pipelines.core import gold
 from pipelines.core.nouns import Report
 from pipelines.corpus_files import (
     CorpusFiles,
-    content_digest,
+    document_batches,
+    document_count,
+    documents_among,
+    folder_digest,
     fresh,
     link_tree,
     listing,
     mend,
-    read_files,
+    quarantine_reasons,
+    records_about,
     same_tree,
     swap_in,
     write_files,
 )
 from pipelines.errors import BadInput, NotFound
-from pipelines.params import CorpusParams
+from pipelines.params import CheckParams, CorpusParams
 from pipelines.ports import Ports
+from pipelines.schemas import read_jsonl
 from pipelines.workspace import Workspace
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> Report:
@@ -38,30 +49,15 @@ def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> Report:
     started = time.monotonic()
     target, aside = workspace.checked, workspace.root / "staging" / ".checked.old"
     mend(target, aside=aside)
-    try:
-        fetched = read_files(workspace.fetched)
-    except FileNotFoundError as exc:
-        raise NotFound(
-            f"{workspace.corpus} has nothing fetched yet; run: assay stage {workspace.corpus} fetch"
-        ) from exc
+    if not (workspace.fetched / "documents.parquet").is_file():
+        raise NotFound(f"{workspace.corpus} has nothing fetched yet; run: assay stage {workspace.corpus} fetch")
     validation = gx.Validation(ports.settings.reports / workspace.corpus / "data_docs")
-    checked = _without_bad(fetched, validation, min_characters=params.check.min_characters)
-    facts = _facts(fetched, checked)
-    failed = validation.run(
-        "corpus",
-        [facts],
-        gx.corpus_expectations(min_documents=params.check.min_documents, max_quarantined=params.check.max_quarantined),
-    )
-    page = validation.publish()
-    for expectation, rows in failed:
-        if rows:
-            raise BadInput(_refusal(workspace.corpus, expectation, facts))
     building = fresh(workspace.root / "staging" / ".checked.building")
     try:
-        write_files(building, checked)
-        dropped = _source_files(fetched) - _source_files(checked)
-        landed = (name for name in listing(workspace.fetched) if name.startswith("source/"))
-        link_tree(workspace.fetched, building, (name for name in landed if name not in dropped))
+        reasons = _reasons(workspace.fetched, validation, min_characters=params.check.min_characters)
+        _write_checked(workspace.fetched, building, reasons=reasons)
+        facts = _facts(workspace.fetched, building)
+        page = _judge(facts, validation, corpus=workspace.corpus, params=params.check)
         if not same_tree(building, target):
             swap_in(building, target, aside=aside)
     finally:
@@ -69,76 +65,127 @@ def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> Report:
     return Report("check", facts, _summary(facts), {"data_docs": str(page), "seconds": time.monotonic() - started})
 
 
-def _without_bad(fetched: CorpusFiles, validation: gx.Validation, *, min_characters: int) -> CorpusFiles:
-    """The documents that meet every expectation; the others as quarantine records with the first reason."""
-    table = gx.document_table(fetched.rows)
+def _reasons(fetched: Path, validation: gx.Validation, *, min_characters: int) -> dict[int, str]:
+    """The first reason of each document that fails an expectation, by its position."""
+    rows = (row for batch in document_batches(fetched, ["id", "title", "text"]) for row in batch.to_pylist())
+    expectations = gx.document_expectations(min_characters=min_characters)
     reasons: dict[int, str] = {}
-    seen: set[Any] = set()
-    for expectation, failed in validation.run(
-        "documents", table, gx.document_expectations(min_characters=min_characters)
-    ):
-        for row in failed:
-            key = table[row]["id"]
-            if expectation.kind == "ExpectColumnValuesToBeUnique" and key not in seen:
-                seen.add(key)  # of documents with the same id the first one stays
+    for expectation, failed in validation.run("documents", map(gx.document_facts, rows), expectations):
+        seen: set[Any] = set()
+        for row, value in failed:
+            if expectation.kind == "ExpectColumnValuesToBeUnique" and value not in seen:
+                seen.add(value)  # of documents with the same id the first one stays
                 continue
             reasons.setdefault(row, expectation.reason)
-    records = [
-        {"document": str(row["id"]), "reason": reasons[n], "bytes": len((row["text"] or "").encode())}
-        for n, row in enumerate(fetched.rows)
-        if n in reasons
-    ]
-    kept = [row for n, row in enumerate(fetched.rows) if n not in reasons]
-    return CorpusFiles(kept, fetched.questions, fetched.examples, [*fetched.quarantine, *records])
+    return reasons
 
 
-def _source_files(files: CorpusFiles) -> set[str]:
-    """Landed files behind the documents: a uri is `source/PATH`, or `source/PATH#ID` for a line of JSON lines."""
-    out: set[str] = set()
-    for row in files.rows:
-        parts = row["uri"].split("#")
-        out.update("#".join(parts[:n]) for n in range(1, len(parts) + 1))
+def _write_checked(fetched: Path, building: Path, *, reasons: Mapping[int, str]) -> None:
+    """What stays of `fetched`; documents that have a reason become quarantine records, and the files of none go."""
+    refused = _refused(fetched, reasons) if reasons else []
+    dropped = {file for row in refused for file in _files_behind(row["uri"])}
+    if dropped:
+        for batch in _kept(fetched, reasons, columns=["uri"]):
+            for uri in batch["uri"].to_pylist():
+                dropped.difference_update(_files_behind(uri))
+    records = [{"document": str(r["id"]), "reason": r["reason"], "bytes": r["bytes"]} for r in refused]
+    records.sort(key=_record_order)
+    write_files(
+        building,
+        CorpusFiles(
+            rows=_kept(fetched, reasons),
+            questions=read_jsonl(fetched / "questions.jsonl"),
+            examples=read_jsonl(fetched / "examples.jsonl"),
+            quarantine=heapq.merge(read_jsonl(fetched / "quarantine.jsonl"), records, key=_record_order),
+        ),
+    )
+    landed = (name for name in listing(fetched) if name.startswith("source/"))
+    link_tree(fetched, building, (name for name in landed if name not in dropped))
+
+
+def _record_order(record: Mapping[str, Any]) -> tuple[str, str]:
+    return record["document"], record["reason"]
+
+
+def _kept(
+    fetched: Path, reasons: Mapping[int, str], *, columns: Sequence[str] | None = None
+) -> Iterator[pa.RecordBatch]:
+    import pyarrow as pa
+
+    at = 0
+    for batch in document_batches(fetched, columns):
+        yield batch.filter(pa.array([at + n not in reasons for n in range(batch.num_rows)], pa.bool_()))
+        at += batch.num_rows
+
+
+def _refused(fetched: Path, reasons: Mapping[int, str]) -> list[dict[str, Any]]:
+    """id, uri, reason and bytes of text of each document that has a reason."""
+    out, at = [], 0
+    for batch in document_batches(fetched, ["id", "uri", "text"]):
+        here = [n for n in range(batch.num_rows) if at + n in reasons]
+        for n, row in zip(here, batch.take(here).to_pylist() if here else [], strict=True):
+            size = len((row.pop("text") or "").encode())
+            out.append({**row, "reason": reasons[at + n], "bytes": size})
+        at += batch.num_rows
     return out
 
 
-def _facts(fetched: CorpusFiles, checked: CorpusFiles) -> dict[str, Any]:
-    texts = {row["id"]: row["text"] for row in checked.rows}
-    cited, accounted = gold.cited(checked.questions), gold.in_quarantine(checked.quarantine)
-    quotes, found = _quotes(checked.questions, texts)
-    landed = len(checked.rows) + len(checked.quarantine)
-    reasons = Counter(row["reason"].split(":")[0].split(";")[0] for row in checked.quarantine)
+def _files_behind(uri: str) -> Iterator[str]:
+    """Landed files that a uri may mean: it is `source/PATH`, or `source/PATH#ID` for a line of JSON lines."""
+    parts = uri.split("#")
+    return ("#".join(parts[:n]) for n in range(1, len(parts) + 1))
+
+
+def _judge(facts: Mapping[str, Any], validation: gx.Validation, *, corpus: str, params: CheckParams) -> Path:
+    """The page of Data Docs; BadInput with the reason when the corpus as a whole fails."""
+    expectations = gx.corpus_expectations(min_documents=params.min_documents, max_quarantined=params.max_quarantined)
+    results = validation.run("corpus", [facts], expectations)
+    page = validation.publish()
+    for expectation, failed in results:
+        if failed:
+            raise BadInput(_refusal(corpus, expectation, facts))
+    return page
+
+
+def _facts(fetched: Path, checked: Path) -> dict[str, Any]:
+    questions = list(read_jsonl(checked / "questions.jsonl"))
+    cited = gold.cited(questions)
+    lost = cited.keys() - {row["id"] for row in documents_among(checked, cited, columns=["id"])}
+    accounted = gold.in_quarantine(records_about(lost, checked))
+    in_quarantine = sum(map(accounted, lost))
+    quotes, found = _quotes(questions, checked)
+    documents, reasons = document_count(checked), quarantine_reasons(checked)
+    landed = documents + reasons.total()
     return {
-        "documents": len(checked.rows),
-        "fetched": len(fetched.rows),
-        "quarantined": len(checked.quarantine),
-        "quarantined_share": len(checked.quarantine) / landed if landed else 0.0,
+        "documents": documents,
+        "fetched": document_count(fetched),
+        "quarantined": reasons.total(),
+        "quarantined_share": reasons.total() / landed if landed else 0.0,
         "reasons": dict(sorted(reasons.items())),
-        "questions": len(checked.questions),
-        "repeated_questions": len(checked.questions) - len({row["id"] for row in checked.questions}),
-        "examples": len(checked.examples),
+        "questions": len(questions),
+        "repeated_questions": len(questions) - len({row["id"] for row in questions}),
+        "examples": sum(1 for _ in read_jsonl(checked / "examples.jsonl")),
         "evidence_documents": len(cited),
-        "evidence_in_quarantine": sum(1 for d in cited if d not in texts and accounted(d)),
-        "unknown_evidence": sum(1 for d in cited if d not in texts and not accounted(d)),
+        "evidence_in_quarantine": in_quarantine,
+        "unknown_evidence": len(lost) - in_quarantine,
         "quotes": quotes,
         "quotes_found": found,
-        "digest": content_digest({row["id"]: row["digest"] for row in checked.rows}),
+        "digest": folder_digest(checked),
     }
 
 
-def _quotes(questions: Sequence[Mapping[str, Any]], texts: Mapping[str, str]) -> tuple[int, int]:
-    """(quotes given, quotes that occur in their document), white space aside."""
-    squeezed: dict[str, str] = {}
-    quotes = found = 0
+def _quotes(questions: Sequence[Mapping[str, Any]], folder: Path) -> tuple[int, int]:
+    """(quotes given, quotes that occur in their document), white space aside; only cited documents are read."""
+    asked: dict[str, list[str]] = {}
     for question in questions:
         for entry in question["evidence"]:
-            if not entry.get("quote"):
-                continue
-            quotes += 1
-            document = entry["document"]
-            if document not in squeezed:
-                squeezed[document] = gold.squeezed(texts.get(document, ""))
-            found += gold.squeezed(entry["quote"]) in squeezed[document]
-    return quotes, found
+            if entry.get("quote"):
+                asked.setdefault(entry["document"], []).append(gold.squeezed(entry["quote"]))
+    found = 0
+    for row in documents_among(folder, asked, columns=["id", "text"]):
+        text = gold.squeezed(row["text"])
+        found += sum(quote in text for quote in asked[row["id"]])
+    return sum(map(len, asked.values())), found
 
 
 def _refusal(corpus: str, expectation: gx.Expectation, facts: Mapping[str, Any]) -> str:

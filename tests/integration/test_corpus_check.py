@@ -6,11 +6,12 @@ import pytest
 
 from pipelines import params
 from pipelines.core.nouns import Document
-from pipelines.corpus_files import CorpusFiles, document_row, read_files, tree_digest, write_files
+from pipelines.corpus_files import CorpusFiles, document_row, tree_digest, write_files
 from pipelines.errors import BadInput, NotFound
 from pipelines.settings import Settings, checkout
 from pipelines.stages import check
 from pipelines.workspace import Workspace
+from tests.corpus_kit import read_files
 
 pytestmark = pytest.mark.integration
 TEXT = "The refund window is thirty days from delivery."

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipelines.corpus_files import read_files, tree_digest
+from pipelines.corpus_files import tree_digest
 from pipelines.settings import checkout
+from tests.corpus_kit import read_files
 
 pytestmark = pytest.mark.integration
 ASSAY = Path(sys.executable).parent / "assay"

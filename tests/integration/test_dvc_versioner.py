@@ -77,7 +77,7 @@ def test_revisions_count_what_changed_and_dvc_get_and_import_give_each(home, tmp
         out = tmp_path / revision
         get = ["dvc", "get", "--quiet", str(home.root), "corpus", "--rev", revision, "--out", str(out)]
         subprocess.run([BIN / get[0], *get[1:]], check=True, cwd=tmp_path)
-        from pipelines.corpus_files import read_files
+        from tests.corpus_kit import read_files
 
         assert [row["id"] for row in read_files(out).rows] == names
     consumer = tmp_path / "consumer"

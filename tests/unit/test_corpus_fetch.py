@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from pipelines import params
 from pipelines.actions import fetch
-from pipelines.corpus_files import read_files, tree_digest
+from pipelines.corpus_files import tree_digest
 from pipelines.errors import BadInput
 from pipelines.settings import Settings, checkout
 from pipelines.workspace import Workspace
+from tests.corpus_kit import read_files
 
 GOOD = {"a.md": b"# Alpha\n\nThe first document.\n", "deep/er/b.txt": b"The second document.\n"}
 
