@@ -16,7 +16,7 @@ from typing import Any
 
 from pipelines.backends.converter import CONVERTED, Converter, Unreadable, decoded
 from pipelines.backends.spool import Spool
-from pipelines.core.digests import canonical_json, digest_bytes
+from pipelines.core.digests import digest_bytes
 from pipelines.core.nouns import Document
 from pipelines.core.titles import file_title, markdown_title
 from pipelines.corpus_files import document_row
@@ -170,6 +170,8 @@ class Reader:
             found = document_row(_document(row, document, key=key, uri=f"source/{name}#{key}"))
         except Unreadable as exc:
             self._spool.refuse(document, str(exc), size, place=where)
+        except (ValueError, RecursionError) as exc:  # metadata that JSON's grammar allows and JSON cannot hold: 1e999
+            self._spool.refuse(document, f"malformed JSON: {exc}", size, place=where)
         else:
             self._spool.add(found, place=where, size=size)
 
@@ -240,10 +242,6 @@ def _document(row: dict[str, Any], document: str, *, key: str, uri: str) -> Docu
     if not isinstance(text, str) or not text.strip():
         raise Unreadable("no text in it")
     rest = {name: value for name, value in row.items() if name not in ("_id", "id", "title", "text")}
-    try:
-        canonical_json(rest)
-    except (ValueError, RecursionError) as exc:
-        raise Unreadable(f"malformed JSON: {exc}") from exc
     return Document(
         id=document,
         title=_encodable(title.strip(), "title") if isinstance(title, str) and title.strip() else key,
