@@ -23,7 +23,7 @@ from benchmarks.alternatives import adopting
 from benchmarks.harness import Cost, metered
 from pipelines.core.digests import digest_bytes
 from pipelines.errors import BackendError, MissingTool
-from pipelines.params import read_raw
+from pipelines.params import read_raw, released
 from pipelines.schemas import read_jsonl
 from pipelines.settings import QUIET, checkout
 
@@ -48,7 +48,7 @@ def command(line: Sequence[str], env: Mapping[str, str], *, log: Path) -> Cost:
         limit = threading.Timer(LIMIT, os.killpg, (process.pid, signal.SIGKILL))
         limit.start()
         try:
-            with metered(root=process.pid) as cost:
+            with metered(root=process.pid, every=0.25) as cost:
                 # Not reaped yet: the times of a process and of all that it waited for are there until it is.
                 os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         finally:
@@ -135,13 +135,16 @@ class Ours:
     """The product's own commands in an ASSAY_HOME of their own, with the params' defaults but for the precision."""
 
     def __init__(self, precision: str | None) -> None:
-        raw = read_raw(checkout() / "params.yaml")
+        """BadConfig for a precision that embed.precision does not have."""
+        file = checkout() / "params.yaml"
+        defaults = read_raw(file)["defaults"]
         if precision is not None:
-            raw["defaults"]["embed"]["precision"] = precision
-        self._params = {"defaults": raw["defaults"], "corpora": {}}
-        self.name = f"assay-{raw['defaults']['embed']['precision']}"
-        self.label = f"Assay, {raw['defaults']['embed']['precision']}"
-        self.mode = str(raw["defaults"]["retrieve"]["mode"])
+            defaults["embed"]["precision"] = precision
+        parsed = released(file, "documents", {"embed": defaults["embed"]})
+        self._params = {"defaults": defaults, "corpora": {}}
+        self.name = f"assay-{parsed.embed.precision}"
+        self.label = f"Assay, {parsed.embed.precision}"
+        self.mode = parsed.retrieve.mode
 
     def prepare(self) -> None:
         """Nothing: it is what runs this."""
