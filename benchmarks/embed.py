@@ -2,15 +2,15 @@
 
 Each system indexes the same documents in processes of its own, on the same two cores, and is measured whole: start-up,
 splitting, embedding, storing. Ours does more in that time (checks, versions, tracks, reads back, seals) and is charged
-for it; a further row counts its stages chunk, embed and index alone. Then each indexes the retrieval sets and is asked
-their questions through its own store, in its default way.
+for it; a further row, `3 stages`, counts chunk, embed and index alone. Then each indexes the retrieval sets and is
+asked their questions through its own store, in its default way.
 
 - `tok/s` is source tokens: tokens of the documents by the embedder's tokenizer, each once. Splitting with overlap wins
   nothing by it. `lost` is the share of them that no vector has read, because the window cut them off; the ratio
   "of tokens embedded" leaves those out, since not to embed is quick.
 - `start-up` is CPU-seconds of the same commands on a corpus of one short document, run second, so that what is made
   once per machine (our export of the model, which that first run includes) is in neither. `bare` is tokens per
-  CPU-second with the start-up subtracted.
+  CPU-second with the start-up subtracted; `-` where start-up is two thirds of it or more.
 - `MiB` adds up the peaks of the processes of the largest step: an upper bound, which is unkind to ours, whose Spark
   workers share pages.
 
@@ -116,15 +116,16 @@ def _row(found: Measured, documents: int, sets: Sequence[str], *, steps: Sequenc
     )
     idle = statistics.median(_total(costs, steps)[1] for costs in found.idle)
     return {
-        "system": found.label if steps is None else f"{found.label}: {', '.join(steps)}",
+        "system": found.label if steps is None else f"{found.label}, {len(steps)} stages",
         "docs/s": documents / wall,
         "chunks": found.chunks,
         "chunks/s": found.chunks / wall,
         "tok/s": found.tokens / wall,
         "CPU-s": cpu,
         "start-up": idle,
-        "tok/CPU-s": found.tokens / cpu,
-        "bare": found.tokens / (cpu - idle) if cpu > idle else "-",
+        "tok/CPU-s": round(found.tokens / cpu),
+        # The difference of two numbers of one size is mostly noise: no figure when start-up is most of it.
+        "bare": round(found.tokens / (cpu - idle)) if cpu - idle >= idle / 2 else "-",
         "lost %": 100 * found.lost / found.tokens,
         "MiB": round(peak),
         **{name: found.scores[name] if steps is None else "" for name in sets},

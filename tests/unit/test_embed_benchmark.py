@@ -12,9 +12,9 @@ import pytest
 
 from benchmarks import embed
 from benchmarks.alternatives.scoring import Reader, best_documents, ndcg, place, tokens_lost
-from benchmarks.alternatives.systems import command
+from benchmarks.alternatives.systems import Ours, command
 from benchmarks.harness import Cost
-from pipelines.errors import BackendError, BadInput, IntegrityError
+from pipelines.errors import BackendError, BadConfig, BadInput, IntegrityError
 
 
 @pytest.fixture
@@ -126,10 +126,19 @@ def test_a_row_takes_steps_and_start_up_apart() -> None:
     assert (row["docs/s"], row["chunks/s"], row["tok/CPU-s"], row["bare"]) == (1.0, 2.0, 20.0, 40.0)
     assert (row["start-up"], row["lost %"], row["MiB"], row["s"]) == (2.5, 5.0, 12, 0.5)
     assert embed._row(found, 4, ["s"], steps=("embed",))["bare"] == 50.0
+    # What is left of a run that is nearly all start-up is noise.
+    short = embed.Measured("x", built=[{"build": Cost(cpu=5.0, wall=5.0)}], idle=[{"build": Cost(cpu=4.0)}], tokens=9)
+    assert embed._row(short, 4, [])["bare"] == "-"
     other = {**row, "system": "y", "tok/CPU-s": 5.0, "bare": 8.0, "lost %": 24.0, "s": 0.4}
     found_ratios = embed.ratios(row, other, ["s"])
     # Of 100 tokens we embed 95, they 76: 4 times as many tokens, 5 times as many embedded.
     assert list(found_ratios.values()) == pytest.approx([4.0, 5.0, 5.0, 1.25])
+
+
+def test_a_precision_that_there_is_not_is_refused_before_anything_runs() -> None:
+    with pytest.raises(BadConfig, match=r"embed\.precision is 'fp7'"):
+        Ours("fp7")
+    assert Ours("fp32").label == "Assay, fp32"
 
 
 BURN = "import time\nwhile time.process_time() < 0.5: pass"
