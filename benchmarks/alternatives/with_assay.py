@@ -1,6 +1,6 @@
 """What our own index holds and finds, in the same form as the others: `with_assay.py look CORPUS QUESTIONS OUT K`.
 
-The build itself is the product's own commands. The store is that of ASSAY_HOME, asked by the params' retrieve.mode.
+The build itself is the product's own commands. The store is that of ASSAY_HOME, asked by the params' retrieve.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 from pipelines.builds import build_rows
+from pipelines.retrieval import search
 from pipelines.schemas import read_jsonl, write_jsonl
 from pipelines.settings import Settings
-from pipelines.stages.score_retrieval import search_all
 from pipelines.wiring import Wiring
 
 
@@ -23,8 +23,9 @@ def look(corpus: str, questions: str, out: str, k: str) -> None:
         held += batch.to_pylist()
     write_jsonl(Path(out) / "chunks.jsonl", held)
     rows = list(read_jsonl(Path(questions)))
-    mode = ports.params.retrieve.mode
-    hits = search_all(ports.store, ports.embedder, build["collection"], rows, k=int(k), mode=mode)
+    texts = [row["question"] for row in rows]
+    how = {"retrieve": ports.params.retrieve, "reranker": ports.reranker}
+    hits = search(ports.store, ports.embedder, build["collection"], texts, k=int(k), **how)
     found = [
         {"id": row["id"], "documents": [hit.document for hit in best]} for row, best in zip(rows, hits, strict=True)
     ]

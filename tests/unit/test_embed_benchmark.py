@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from benchmarks import embed
+from benchmarks.alternatives import with_assay
 from benchmarks.alternatives.scoring import Reader, best_documents, ndcg, place, tokens_lost
 from benchmarks.alternatives.systems import Ours, command
 from benchmarks.harness import Cost
-from pipelines.errors import BackendError, BadConfig, BadInput, IntegrityError
+from pipelines.errors import BackendError, BadConfig, BadInput, IntegrityError, NotFound
 
 
 @pytest.fixture
@@ -139,6 +140,12 @@ def test_a_precision_that_there_is_not_is_refused_before_anything_runs() -> None
     with pytest.raises(BadConfig, match=r"embed\.precision is 'fp7'"):
         Ours("fp7")
     assert Ours("fp32").label == "Assay, fp32"
+
+
+def test_our_own_index_is_looked_at_by_its_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ASSAY_HOME", str(tmp_path / "home"))
+    with pytest.raises(NotFound, match="no corpus 'absent'"):
+        with_assay.look("absent", str(tmp_path / "questions.jsonl"), str(tmp_path), "50")
 
 
 BURN = "import time\nwhile time.process_time() < 0.5: pass"
