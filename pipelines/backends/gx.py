@@ -107,22 +107,22 @@ class Validation:
         import great_expectations as gx
 
         columns = list(dict.fromkeys(str(expectation.arguments["column"]) for expectation in expectations))
-        suite = self._context.suites.add(gx.ExpectationSuite(name=name))
-        for expectation in expectations:
-            kind = getattr(gx.expectations, expectation.kind)
-            suite.add_expectation(kind(**expectation.arguments, description=f"none where: {expectation.reason}"))
         file = fresh(self._tables) / f"{name}.sqlite"
         _fill(file, name, columns, rows)
+        suite = self._context.suites.add(gx.ExpectationSuite(name=name))
+        for expectation in expectations:
+            suite.add_expectation(_own(expectation))
         source = self._context.data_sources.add_sqlite(name, connection_string=f"sqlite:///{file}")
         batch = source.add_table_asset(name, table_name=name).add_batch_definition_whole_table("all")
         definition = gx.ValidationDefinition(name=name, data=batch, suite=suite)
         results = self._context.validation_definitions.add(definition).run(result_format=dict(_COMPLETE))
-        source.get_execution_engine().close()
-        shutil.rmtree(self._tables)
-        return [
-            (expectation, _failed(expectation, result))
+        out = [
+            (expectation, _failed(expectation, result, batch.get_batch()))
             for expectation, result in zip(expectations, results.results, strict=True)
         ]
+        source.get_execution_engine().close()
+        shutil.rmtree(self._tables)
+        return out
 
     def publish(self) -> Path:
         """Build Data Docs of everything run so far and put them in place; returns the page to open."""
@@ -147,15 +147,24 @@ def _fill(file: Path, name: str, columns: Sequence[str], rows: Iterable[Mapping[
         database.execute("COMMIT")
 
 
-def _failed(expectation: Expectation, result: Any) -> list[tuple[int, Any]]:
+def _own(expectation: Expectation) -> Any:
+    """Great Expectations' object of it."""
+    import great_expectations as gx
+
+    kind = getattr(gx.expectations, expectation.kind)
+    return kind(**expectation.arguments, description=f"none where: {expectation.reason}")
+
+
+def _failed(expectation: Expectation, result: Any, batch: Any) -> list[tuple[int, Any]]:
     """Where it failed; RuntimeError when it did not run or does not name every failure."""
     column = expectation.arguments["column"]
-    failed = sorted(
-        ((int(entry["row"]), entry[column]) for entry in result.result.get("unexpected_index_list") or []),
-        key=lambda entry: entry[0],
-    )
-    named = len(failed) == (result.result.get("unexpected_count") or 0) and result.success == (not failed)
-    if not named or result.exception_info.get("raised_exception"):
+    count = result.result.get("unexpected_count") or 0
+    if count > len(result.result.get("unexpected_index_list") or []):
+        # In SQL it names 20, which are enough for the page; all of them when asked again for so many.
+        result = batch.validate(_own(expectation), result_format={**_COMPLETE, "partial_unexpected_count": count})
+    entries = result.result.get("unexpected_index_list") or []
+    failed = sorted(((int(entry["row"]), entry[column]) for entry in entries), key=lambda entry: entry[0])
+    if len(failed) != count or result.success != (not failed) or result.exception_info.get("raised_exception"):
         raise RuntimeError(f"{expectation.kind} on {column} did not run")
     return failed
 

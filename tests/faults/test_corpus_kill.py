@@ -24,11 +24,14 @@ def killed(*_, **__):
 """
 
 
-def killed(code: str) -> None:
-    """Run `code`, in which something calls `killed()`, in a process of its own; it must really die by it."""
-    done = subprocess.run(
-        [sys.executable, "-c", KILL + textwrap.dedent(code)], capture_output=True, text=True, check=False
-    )
+def killed(code: str, script: Path | None = None) -> None:
+    """Run `code`, in which something calls `killed()`, in a process of its own; it must really die by it. `script`
+    is where to put it for libraries that want a main file."""
+    what = KILL + textwrap.dedent(code)
+    if script is not None:
+        script.write_text(what)
+    arguments = ["-c", what] if script is None else [str(script)]
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == -signal.SIGKILL, f"not killed: {done.stdout}\n{done.stderr}"
 
 
@@ -133,6 +136,7 @@ FETCH_STEPS = {
     "among the files": (
         "fetch.Reader._text = lambda r, data, suffix, name: (name, name if name != 'f5.md' else killed())"
     ),
+    "when all is read": "fetch.Spool.settle = killed",
     "before the swap": "fetch.swap_in = killed",
     "between the two renames": (
         "fetch.swap_in = lambda building, target, *, aside: (target.exists() and target.rename(aside), killed())"
@@ -155,6 +159,34 @@ def test_a_fetch_killed_at_any_step_converges(tmp_path, step):
     killed(FETCH.format(patch=FETCH_STEPS[step], root=str(tmp_path / "home")))
     exec(FETCH.format(patch="from pathlib import Path", root=str(tmp_path / "home")), {})  # noqa: S102 our own text
     assert tree_digest(tmp_path / "home" / "home" / "w") == tree_digest(tmp_path / "calm" / "home" / "w")
+
+
+CHECK = """
+from types import SimpleNamespace as S
+from pipelines import params
+from pipelines.backends import gx
+from pipelines.settings import Settings, checkout
+from pipelines.stages import check
+from pipelines.workspace import Workspace
+{patch}
+root = Path({root!r})
+shipped = params.load_corpus(checkout() / "params.yaml", "handbook")
+ports = S(settings=Settings(root, checkout() / "params.yaml", "local[1]"))
+check.run(shipped, Workspace(root / "w" / "demo", "demo"), ports=ports)
+"""
+
+
+@pytest.mark.parametrize("patch", ["gx._failed = killed", "check.link_tree = killed"])
+def test_a_check_killed_at_any_step_converges(tmp_path, patch):
+    staging = tmp_path / "w" / "demo" / "staging"
+    texts = {f"d{n}": f"The text of document {n}." for n in range(9)}
+    content(staging / "fetched", **texts)
+    killed(CHECK.format(patch=patch, root=str(tmp_path)), tmp_path / "main.py")
+    assert not (staging / "checked").exists()
+    exec(CHECK.format(patch="from pathlib import Path", root=str(tmp_path)), {})  # noqa: S102 our own text
+    assert tree_digest(staging / "checked") == tree_digest(staging / "fetched")
+    assert {path.name for path in staging.iterdir()} == {"fetched", "checked"}
+    assert [path.name for path in (tmp_path / "reports" / "demo").iterdir()] == ["data_docs"]
 
 
 def test_a_stage_ends_when_its_command_is_killed_and_runs_again_at_once(tmp_path):

@@ -85,6 +85,32 @@ def test_a_repeated_id_keeps_its_first_document(home):
     assert checked.quarantine[0]["reason"] == "id occurs more than once"
 
 
+def test_many_documents_are_one_page_with_counts_of_all_of_them(home):
+    # Batches hold 4,096 documents: a repeated id lies across their border, bad ones in each.
+    rows = [document(f"{n:05d}.md", text=TEXT if n % 100 else "short") for n in range(5000)]
+    rows.insert(4096, document("04095.md", text=TEXT + " Second."))
+    rows.append(document("nul.md", title="\0 is a title"))
+    questions = [
+        {"id": f"q{n}", "question": "How?", "answers": [], "evidence": [{"document": f"{n:05d}.md", "quote": quote}]}
+        for n, quote in ((1, "thirty days"), (4999, "thirty  days"), (2, "forty days"), (100, "short"))
+    ]
+    home.fetched(rows, questions=questions)
+    report = home.check()
+    checked = read_files(home.workspace.checked)
+    reasons = [row["reason"] for row in checked.quarantine]
+    assert len(checked.rows) == 4951 and checked.rows[-1]["title"] == "\0 is a title"  # 5,002 less 50 and 1
+    assert reasons.count("text is shorter than check.min_characters = 20") == 50
+    assert [r["document"] for r in checked.quarantine if r["reason"] == "id occurs more than once"] == ["04095.md"]
+    assert [row["text"] for row in checked.rows if row["id"] == "04095.md"] == [TEXT]
+    # the fourth question's document is one of the short ones
+    assert (report.facts["quotes"], report.facts["quotes_found"]) == (4, 2)
+    assert report.facts["evidence_in_quarantine"] == 1 and report.facts["fetched"] == 5002
+    validations = home.ports.settings.reports / "demo" / "data_docs" / "validations" / "documents"
+    pages = list(validations.rglob("*.html"))
+    assert len(pages) == 1 and "5002" in pages[0].read_text().replace(",", "")
+    assert not list(home.ports.settings.reports.rglob("*.sqlite"))
+
+
 def test_facts_are_the_same_on_every_run_and_hold_no_time(home, tmp_path):
     questions = [
         {

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from pipelines import params
 from pipelines.actions import fetch
+from pipelines.backends import spool
 from pipelines.corpus_files import tree_digest
 from pipelines.errors import BadInput
 from pipelines.settings import Settings, checkout
@@ -189,6 +190,28 @@ def test_odd_entries_are_quarantined(tmp_path):
     }
 
 
+def test_names_that_are_not_utf_8_are_quarantined_whatever_their_extension(tmp_path):
+    home = Home(tmp_path, GOOD)
+    for name in (b"caf\xe9.png", b"caf\xe9.jsonl", b"caf\xe9"):
+        (home.landing / os.fsdecode(name)).write_bytes(line(id="a", text="x"))
+    home.fetch()
+    assert home.reasons == dict.fromkeys(["caf\\xe9", "caf\\xe9.jsonl", "caf\\xe9.png"], "file name is not UTF-8")
+
+
+def test_a_file_that_is_named_like_a_line_is_not_lost(tmp_path):
+    home = Home(tmp_path, {"faq.jsonl": line(id="a.md", text="the line"), "faq.jsonl#a.md": b"the file"})
+    home.fetch()
+    assert [(row["id"], row["text"]) for row in home.files.rows] == [("faq.jsonl#a.md", "the line")]
+    assert home.reasons == {"faq.jsonl#a.md": "duplicate id at faq.jsonl#a.md; the first is kept"}
+
+
+def test_a_number_beyond_json_is_quarantined(tmp_path):
+    home = Home(tmp_path, {"faq.jsonl": line(id="a", text="x") + b'{"id": "b", "text": "x", "score": 1e999}\n'})
+    home.fetch()
+    assert [row["id"] for row in home.files.rows] == ["faq.jsonl#a"]
+    assert home.reasons["faq.jsonl#b"].startswith("malformed JSON: Out of range float")
+
+
 def test_a_folder_that_cannot_be_read_is_quarantined(tmp_path, monkeypatch):
     home = Home(tmp_path, {**GOOD, "closed/c.md": b"# C\n\ntext"})
     scandir = os.scandir
@@ -215,6 +238,18 @@ def test_a_full_disk_is_one_line_and_leaves_everything_as_it_was(tmp_path, monke
 
     monkeypatch.setattr(fetch, "write_files", full)
     with pytest.raises(BadInput, match=r"demo: fetch cannot go on: No space left on device \(x\)"):
+        home.fetch()
+    assert tree_digest(home.workspace.root) == before
+
+
+def test_a_disk_that_is_full_for_the_spool_is_one_line_too(tmp_path, monkeypatch):
+    home = Home(tmp_path, GOOD)
+    home.fetch()
+    before = tree_digest(home.workspace.root)
+    monkeypatch.setattr(spool, "_TABLE", "PRAGMA max_page_count = 4;" + spool._TABLE)
+    home.land("c.txt", b"x" * 9000)
+    home.land("d.txt", b"x" * 9000)
+    with pytest.raises(BadInput, match=r"demo: fetch cannot go on: .*(disk is full).*found\.sqlite"):
         home.fetch()
     assert tree_digest(home.workspace.root) == before
 
