@@ -18,6 +18,7 @@ from pipelines.errors import BadConfig, NotFound
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+Precision = Literal["fp32", "bf16", "int8"]
 Arm = Literal["base", "rag", "tuned", "both"]
 ModelName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
 
@@ -58,7 +59,7 @@ class ChunkParams(Section):
 
 class Embed(Section):
     model: ModelName
-    precision: Literal["fp32"]
+    precision: Precision
     batch_tokens: Annotated[int, Field(ge=256)]
     partitions: Count
 
@@ -130,6 +131,7 @@ class Judge(Section):
     min_questions: Count
     floors: Mapping[str, float]
     max_regression: Mapping[str, float]
+    max_precision_loss: Annotated[float, Field(ge=0, le=1)]
     min_gain: float
     primary: str
 

@@ -133,6 +133,20 @@ def gain_check(name: str, arm: str, gain: float, evidence: Evidence, *, bootstra
     return Check(title, diff.value, gain, diff.low > gain, reason, diff.low, diff.high, diff.n)
 
 
+def precision_check(limit: float, loss: Metric | None, *, min_questions: int) -> Check:
+    """What a reduced precision costs: the mean nDCG@10 lost against fp32 on the same questions and pool is at most
+    `limit`. It bounds the mean, since both engines rank the same texts with nearly the same vectors; too few
+    questions fail, and so does a loss that nobody measured."""
+    title = "retrieval.precision_loss"
+    if loss is None:
+        return Check(title, None, limit, False, "the loss against fp32 was not measured")
+    if loss.n < min_questions:
+        reason = f"the loss against fp32 rests on {loss.n} questions, at least {min_questions} are asked"
+        return Check(title, loss.value, limit, False, reason, loss.low, loss.high, loss.n)
+    reason = f"nDCG@10 is {loss.value:+.4f} below fp32, at most {limit:g} may be lost to precision"
+    return Check(title, loss.value, limit, loss.value <= limit, reason, loss.low, loss.high, loss.n)
+
+
 def _difference(ours: Sequence[float], theirs: Sequence[float], bootstrap: Bootstrap) -> Metric:
     return paired_difference(
         ours, theirs, confidence=bootstrap.confidence, resamples=bootstrap.resamples, seed=bootstrap.seed

@@ -86,6 +86,16 @@ def _data_checks(params: CorpusParams, workspace: Workspace, prompt: str) -> lis
     return checks
 
 
+def _precision_checks(params: CorpusParams, workspace: Workspace) -> list[Check]:
+    """A reduced precision must have been measured against fp32; fp32 has nothing to lose."""
+    if params.embed.precision == "fp32":
+        return []
+    found = workspace.receipt("score_retrieval").get("precision_loss")
+    loss = _metrics("", {"loss": found})["loss"] if found else None
+    judge = params.judge
+    return [gates.precision_check(judge.max_precision_loss, loss, min_questions=judge.min_questions)]
+
+
 def _candidate(params: CorpusParams, workspace: Workspace, arm: str, prompt: str) -> Candidate:
     """What readers would be served. How passages are searched for shapes a prompt as its wording does."""
     index, train = workspace.receipt("index"), workspace.receipt("train")
@@ -144,6 +154,7 @@ def decide(params: CorpusParams, workspace: Workspace) -> dict[str, Any]:
         min_questions=judge.min_questions,
         bootstrap=bootstrap,
     )
+    checks += _precision_checks(params, workspace)
     if reason := _nothing_judged(workspace):
         checks.insert(0, Check("judged", None, None, False, reason))
     verdict = Verdict(_candidate(params, workspace, arm or "none", prompt).digest, checks)

@@ -106,6 +106,31 @@ def test_only_questions_of_both_are_paired():
     assert check.passed
 
 
+@pytest.mark.parametrize(
+    ("loss", "passed", "reason"),
+    [
+        (Metric(0.005, 0.0, 0.01, 20), True, "nDCG@10 is +0.0050 below fp32, at most 0.005 may be lost to precision"),
+        (Metric(0.0051, 0.0, 0.01, 20), False, "nDCG@10 is +0.0051 below fp32, at most 0.005 may be lost"),
+        (Metric(-0.01, -0.02, 0.0, 20), True, "nDCG@10 is -0.0100 below fp32"),
+        (Metric(0.0, 0.0, 0.0, 19), False, "the loss against fp32 rests on 19 questions, at least 20 are asked"),
+        (Metric(float("nan"), 0, 0, 20), False, "nDCG@10 is +nan below fp32"),
+        (None, False, "the loss against fp32 was not measured"),
+    ],
+)
+def test_precision_loss(loss, passed, reason):
+    check = gates.precision_check(0.005, loss, min_questions=20)
+    assert (check.name, check.passed) == ("retrieval.precision_loss", passed)
+    assert check.reason.startswith(reason)
+
+
+@given(st.lists(st.floats(-1, 1), min_size=1, max_size=60), st.floats(0, 0.5), st.integers(1, 40))
+def test_a_precision_passes_only_on_enough_questions_whose_mean_loss_is_within_the_bound(losses, limit, least):
+    mean = sum(losses) / len(losses)
+    check = gates.precision_check(limit, Metric(mean, mean, mean, len(losses)), min_questions=least)
+    assert check.passed == (len(losses) >= least and mean <= limit)
+    assert (check.bound, check.n) == (limit, len(losses))
+
+
 @pytest.mark.parametrize(("arm_value", "gain", "passed"), [(0.3, 0.0, True), (0.2, 0.0, False), (0.3, 0.2, False)])
 def test_gain_over_base(arm_value, gain, passed):
     seen = evidence(constant(arm_value), base=constant(0.2))

@@ -86,6 +86,32 @@ def test_rejected_with_the_reason(wiring, scores, name, reason):
 
 
 @pytest.mark.parametrize(
+    ("loss", "reason"),
+    [
+        (kit.metric(0.005), None),
+        (kit.metric(0.0051), "nDCG@10 is +0.0051 below fp32"),
+        (kit.metric(0.0, 19), "the loss against fp32 rests on 19 questions"),
+        (None, "the loss against fp32 was not measured"),
+    ],
+)
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_a_reduced_precision_is_judged_against_fp32(wiring, loss, reason, precision):
+    wiring.params = params_of(embed={"precision": precision})
+    kit.scored(wiring, INDEX)
+    if loss:
+        found = {**wiring.workspace.receipt("score_retrieval"), "precision_loss": loss}
+        wiring.workspace.write_receipt("score_retrieval", found, {}, "")
+    facts = decide(wiring.params, wiring.workspace)
+    assert facts["passed"] is (reason is None)
+    assert failed(facts).get("retrieval.precision_loss", "").startswith(reason or "")
+    assert any(check["name"] == "retrieval.precision_loss" for check in facts["checks"])
+
+
+def test_fp32_has_no_precision_to_lose(wiring):
+    assert not any(check["name"] == "retrieval.precision_loss" for check in decided(wiring)["checks"])
+
+
+@pytest.mark.parametrize(
     ("stage", "change", "name"),
     [
         ("chunk", {"rows": 4}, "data rows"),

@@ -34,6 +34,10 @@ def test_the_shipped_file_is_valid():
             r"unknown key 'chunk.max'; valid keys there are min_tokens, max_tokens, overlap",
         ),
         (lambda r: r["defaults"]["split"].update(test=0.95), r"validation \+ test must stay below 1"),
+        (
+            lambda r: r["defaults"]["embed"].update(precision="fp16"),
+            r"embed.precision is 'fp16': Input should be 'fp32', 'bf16' or 'int8'",
+        ),
         (lambda r: r["corpora"].update({"../up": {}}), r"corpus name '\.\./up' is not valid; a name is"),
         (lambda r: r["corpora"].update(other={}), r"corpus other: source is .*Field required"),
     ],
