@@ -33,11 +33,11 @@ def build_facts(objects: ObjectStore, key: str) -> dict[str, Any]:
 
 
 def require_embedder(build: Facts, embedder: Embedder) -> None:
-    """IntegrityError when `embedder`, the one that embed.model names, did not make the build's vectors."""
+    """IntegrityError when `embedder`, which embed.model and embed.precision name, did not make the build's vectors."""
     if embedder.digest != build["embedder_digest"]:
         raise IntegrityError(
             f"{build['collection']} was embedded by {build['embedder_digest'][:12]}, "
-            f"but embed.model is {embedder.digest[:12]} now; run stage embed again"
+            f"but embed.model and embed.precision are {embedder.digest[:12]} now; run stage embed again"
         )
 
 

@@ -42,26 +42,29 @@ class Wiring:
 
     @cached_property
     def embedder(self) -> ports.Embedder:
+        return self.embedder_at(self.params.embed.precision)
+
+    def embedder_at(self, precision: str) -> ports.Embedder:
         from pipelines.backends.openvino import load_embedder
 
         embed = self.params.embed
         if self.settings.device != "cpu":
-            return self._on_torch()
+            return self._on_torch(precision)
         return load_embedder(
             checkout() / "models" / "embedders" / f"{embed.model}.yaml",
             cache=self.settings.cache,
-            precision=embed.precision,
+            precision=precision,
             batch_tokens=embed.batch_tokens,
         )
 
-    def _on_torch(self) -> ports.Embedder:
-        from pipelines.backends.openvino import embedder_digest, read_definition
+    def _on_torch(self, precision: str) -> ports.Embedder:
         from pipelines.backends.torch_embedder import load_torch
+        from pipelines.embedders import embedder_digest, read_definition
 
         embed, device = self.params.embed, self.settings.device.removeprefix("torch-")
         found = read_definition(checkout() / "models" / "embedders" / f"{embed.model}.yaml")
-        digest = embedder_digest(found, embed.precision)
-        return load_torch(found, digest, precision=embed.precision, batch_tokens=embed.batch_tokens, device=device)
+        digest = embedder_digest(found, precision)
+        return load_torch(found, digest, precision=precision, batch_tokens=embed.batch_tokens, device=device)
 
     @cached_property
     def reranker(self) -> ports.Reranker | None:

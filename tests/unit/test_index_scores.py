@@ -71,5 +71,5 @@ def test_without_questions_nothing_is_scored_and_it_says_so(tmp_path: Path) -> N
 def test_another_embedder_than_the_builds_is_refused(tmp_path: Path) -> None:
     workspace = workspace_of(tmp_path, [{"id": "q", "question": "?", "evidence": [{"document": "a"}]}])
     ports = SimpleNamespace(embedder=SimpleNamespace(digest="new"))
-    with pytest.raises(IntegrityError, match=r"was embedded by old, but embed.model is new now"):
+    with pytest.raises(IntegrityError, match=r"was embedded by old, but embed.model and embed.precision are new now"):
         score_retrieval.run(params_of(), workspace, ports=ports)  # type: ignore[arg-type]

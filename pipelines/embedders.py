@@ -1,0 +1,117 @@
+"""The embedders that models/embedders defines: a definition read strictly, its model found on disk, and the digest that
+names its vectors. It loads and runs no model: `backends.openvino` does.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pipelines.core.digests import digest_json
+from pipelines.definitions import hub_folder, read_yaml, sha256_file
+from pipelines.errors import BadConfig, MissingTool
+from pipelines.settings import checkout
+
+DEFINITION_FORM = "one of package, path or hub; and optionally prefix, window, random_seed"
+PRECISIONS = ("fp32", "bf16", "int8")
+GRAPH = 2
+"""Which form of graph `backends.openvino_export` makes; part of the digest."""
+
+
+@dataclass(frozen=True)
+class Definition:
+    """A file of models/embedders, with its model found on disk. `folder` is of the sentence-transformers form."""
+
+    name: str
+    folder: Path
+    prefix: str
+    window: int
+    lower: bool
+    random_seed: int | None
+
+
+def _folder(name: str, raw: Mapping[str, Any]) -> Path:
+    """Where the model's files are; MissingTool when this machine does not have them."""
+    if "package" in raw:
+        try:
+            folder = Path(importlib.import_module(str(raw["package"])).get_model_path())
+        except ImportError as exc:
+            package = str(raw["package"]).replace("_", "-")
+            raise MissingTool(f"embedder {name}: package {package} is not installed; run: make setup") from exc
+    elif "path" in raw:
+        folder = Path(raw["path"]).expanduser()
+    else:
+        folder = hub_folder(str(raw["hub"]), what=f"embedder {name}")
+    for needed in ("modules.json", "tokenizer.json", "config.json"):
+        if not (folder / needed).is_file():
+            raise MissingTool(f"embedder {name}: no {needed} in {folder}; it must be a sentence-transformers folder")
+    return folder
+
+
+def read_definition(file: Path) -> Definition:
+    """Parse strictly and find the model. BadConfig shows the valid form; MissingTool names what is not there."""
+    name = file.stem
+    raw = read_yaml(file, folder="models/embedders", key="embed.model")
+    sources = {"package", "path", "hub"}
+    allowed = sources | {"prefix", "window", "random_seed"}
+    if not isinstance(raw, dict) or set(raw) - allowed or len(sources & set(raw)) != 1:
+        raise BadConfig(f"models/embedders/{file.name}: its keys are {DEFINITION_FORM}")
+    folder = _folder(name, raw)
+    own = folder / "sentence_bert_config.json"
+    config = json.loads(own.read_text(encoding="utf-8")) if own.is_file() else {}
+    window = raw.get("window") or config.get("max_seq_length")
+    if not isinstance(window, int):
+        raise BadConfig(f"models/embedders/{file.name}: the model does not say its window; add `window: TOKENS`")
+    lower = bool(config.get("do_lower_case", False))
+    return Definition(name, folder, raw.get("prefix") or "", window, lower, raw.get("random_seed"))
+
+
+def _quantiser(precision: str) -> dict[str, Any]:
+    """What int8 weights depend on beside the model: calibration texts and the libraries that quantise."""
+    if precision != "int8":
+        return {}
+    versions = {library: version(library) for library in ("nncf", "openvino")}
+    return {"quantiser": {"calibration": sha256_file(calibration()), **versions}}
+
+
+def calibration() -> Path:
+    """JSON lines with `text`, by which the ranges of activations are observed."""
+    return checkout() / "models" / "embedders" / "calibration.jsonl"
+
+
+def embedder_digest(definition: Definition, precision: str) -> str:
+    """64 hex digits over weights, tokenizer, prefix, pooling, normalisation, window and precision; for int8 also over
+    calibration texts and quantiser.
+
+    Pooling and normalisation are the modules of the sentence-transformers folder with their configurations; names
+    of files, folders and of the definition do not count.
+    """
+    folder = definition.folder
+    weights = sorted(
+        [*folder.glob("*.safetensors"), *(() if [*folder.glob("*.safetensors")] else folder.glob("*.bin"))]
+    )
+    if definition.random_seed is None and not weights:
+        raise MissingTool(f"embedder {definition.name}: no weights (*.safetensors or *.bin) in {folder}")
+    modules = []
+    for module in json.loads((folder / "modules.json").read_text(encoding="utf-8")):
+        config = folder / module["path"] / "config.json"
+        modules.append([module["type"].rsplit(".", 1)[-1], sha256_file(config) if config.is_file() else None])
+    drawn = definition.random_seed
+    return digest_json(
+        {
+            "weights": [sha256_file(file) for file in weights] if drawn is None else f"random {drawn}",
+            "modules": modules,
+            "tokenizer": sha256_file(folder / "tokenizer.json"),
+            "prefix": definition.prefix,
+            "lower": definition.lower,
+            "window": definition.window,
+            "precision": precision,
+            "graph": GRAPH,
+            **_quantiser(precision),
+        }
+    )
