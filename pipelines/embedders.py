@@ -17,7 +17,7 @@ from pipelines.definitions import hub_folder, read_yaml, sha256_file
 from pipelines.errors import BadConfig, MissingTool
 from pipelines.settings import checkout
 
-DEFINITION_FORM = "one of package, path or hub; and optionally prefix, window, random_seed"
+DEFINITION_FORM = "one of package, path or hub; and optionally prefix, window, random_seed, float_layers"
 PRECISIONS = ("fp32", "bf16", "int8")
 GRAPH = 2
 """Which form of graph `backends.openvino_export` makes; part of the digest."""
@@ -33,6 +33,8 @@ class Definition:
     window: int
     lower: bool
     random_seed: int | None
+    float_layers: tuple[str, ...] = ()
+    """Regular expressions of the matrix products that int8 leaves in floating point."""
 
 
 def _folder(name: str, raw: Mapping[str, Any]) -> Path:
@@ -58,7 +60,7 @@ def read_definition(file: Path) -> Definition:
     name = file.stem
     raw = read_yaml(file, folder="models/embedders", key="embed.model")
     sources = {"package", "path", "hub"}
-    allowed = sources | {"prefix", "window", "random_seed"}
+    allowed = sources | {"prefix", "window", "random_seed", "float_layers"}
     if not isinstance(raw, dict) or set(raw) - allowed or len(sources & set(raw)) != 1:
         raise BadConfig(f"models/embedders/{file.name}: its keys are {DEFINITION_FORM}")
     folder = _folder(name, raw)
@@ -68,15 +70,17 @@ def read_definition(file: Path) -> Definition:
     if not isinstance(window, int):
         raise BadConfig(f"models/embedders/{file.name}: the model does not say its window; add `window: TOKENS`")
     lower = bool(config.get("do_lower_case", False))
-    return Definition(name, folder, raw.get("prefix") or "", window, lower, raw.get("random_seed"))
+    layers = tuple(map(str, raw.get("float_layers") or ()))
+    return Definition(name, folder, raw.get("prefix") or "", window, lower, raw.get("random_seed"), layers)
 
 
-def _quantiser(precision: str) -> dict[str, Any]:
-    """What int8 weights depend on beside the model: calibration texts and the libraries that quantise."""
+def _quantiser(definition: Definition, precision: str) -> dict[str, Any]:
+    """What int8 weights depend on beside the model: calibration texts, layers left out, libraries."""
     if precision != "int8":
         return {}
     versions = {library: version(library) for library in ("nncf", "openvino")}
-    return {"quantiser": {"calibration": sha256_file(calibration()), **versions}}
+    kept = list(definition.float_layers)
+    return {"quantiser": {"calibration": sha256_file(calibration()), "float_layers": kept, **versions}}
 
 
 def calibration() -> Path:
@@ -112,6 +116,6 @@ def embedder_digest(definition: Definition, precision: str) -> str:
             "window": definition.window,
             "precision": precision,
             "graph": GRAPH,
-            **_quantiser(precision),
+            **_quantiser(definition, precision),
         }
     )

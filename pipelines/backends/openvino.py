@@ -70,6 +70,7 @@ def _export(definition: Definition, precision: str, digest: str, destination: Pa
             "prefix": definition.prefix,
             "lower": definition.lower,
             "window": definition.window,
+            "float_layers": definition.float_layers,
         }
         command = [sys.executable, "-m", "pipelines.backends.openvino_export", json.dumps(asked)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)

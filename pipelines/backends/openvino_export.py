@@ -50,11 +50,17 @@ def graph(source: str, seed: int | None) -> Any:
         return openvino.convert_model(Chain(), example_input={"input_ids": torch.ones(2, 8, dtype=torch.long)})
 
 
-def quantised(model: Any, tokenizer: Any, texts: Sequence[str]) -> Any:
-    """The graph with int8 matrix products. Source: NNCF's post-training quantisation for transformers with SmoothQuant
-    (Xiao et al., 2023) and fast bias correction."""
+def quantised(model: Any, tokenizer: Any, texts: Sequence[str], *, float_layers: Sequence[str]) -> Any:
+    """The graph with int8 matrix products, but for those that a regular expression of `float_layers` matches whole, and
+    attention, which is a twelfth of the work. Source: NNCF's post-training quantisation for transformers, with
+    SmoothQuant (Xiao et al., 2023) and fast bias correction.
+
+    The exponent 0.75 is measured on all-MiniLM-L6-v2: mean cosine 0.982, 0.995, 0.9955 and 0.989 at 0.5, 0.7, 0.75 and
+    0.95 (NNCF's default), since weights of half range leave less room for what is moved from activations to them.
+    """
     import nncf
     import numpy as np
+    from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
     def item(text: str) -> dict[str, Any]:
         return {"input_ids": np.array([tokenizer.encode(text).ids], dtype=np.int64)}
@@ -66,7 +72,12 @@ def quantised(model: Any, tokenizer: Any, texts: Sequence[str]) -> Any:
         preset=nncf.QuantizationPreset.MIXED,
         target_device=nncf.TargetDevice.CPU,
         subset_size=len(texts),
-        advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.ENABLE),
+        ignored_scope=nncf.IgnoredScope(types=["ScaledDotProductAttention"], patterns=list(float_layers)),
+        advanced_parameters=nncf.AdvancedQuantizationParameters(
+            overflow_fix=nncf.OverflowFix.ENABLE,
+            smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(matmul=0.75),
+            activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX,
+        ),
     )
 
 
@@ -84,7 +95,8 @@ def main(asked: Mapping[str, Any]) -> None:
         tokenizer.enable_truncation(asked["window"])
         rows = Path(asked["calibration"]).read_text(encoding="utf-8").splitlines()
         texts = [asked["prefix"] + json.loads(row)["text"] for row in rows]
-        model = quantised(model, tokenizer, [text.lower() if asked["lower"] else text for text in texts])
+        texts = [text.lower() if asked["lower"] else text for text in texts]
+        model = quantised(model, tokenizer, texts, float_layers=asked["float_layers"])
     openvino.save_model(model, str(folder / "model.xml"), compress_to_fp16=False)
 
 

@@ -31,10 +31,10 @@ def engine(precision: str, **options: Any) -> OpenVinoEmbedder:
 
 
 def passages() -> dict[str, str]:
-    """Paragraphs of the handbook's Markdown, by FILE#NUMBER."""
+    """Paragraphs of the Markdown that fit the window, by FILE#NUMBER."""
     files = sorted((HANDBOOK / "documents").rglob("*.md"))
     parts = {f"{file.stem}#{n}": p for file in files for n, p in enumerate(file.read_text().split("\n\n"))}
-    return {key: text for key, text in parts.items() if len(text) >= 80}
+    return {key: text for key, text in parts.items() if 80 <= len(text) <= 900}
 
 
 def questions(texts: dict[str, str]) -> list[dict[str, Any]]:
