@@ -30,7 +30,7 @@ class Reader:
         """The reader of a file of models/embedders; MissingTool when the model is not on this machine."""
         from tokenizers import Tokenizer
 
-        from pipelines.backends.openvino import read_definition
+        from pipelines.embedders import read_definition
 
         found = read_definition(definition)
         tokenizer = Tokenizer.from_file(str(found.folder / "tokenizer.json"))

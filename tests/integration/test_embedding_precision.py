@@ -31,8 +31,8 @@ def engine(precision: str, **options: Any) -> OpenVinoEmbedder:
 
 
 def passages() -> dict[str, str]:
-    """Paragraphs of the Markdown that fit the window, by FILE#NUMBER."""
-    files = sorted((HANDBOOK / "documents").rglob("*.md"))
+    """Paragraphs of the Markdown on orders and services that fit the window, by FILE#NUMBER."""
+    files = [file for kind in ("orders", "services") for file in sorted((HANDBOOK / "documents" / kind).glob("*.md"))]
     parts = {f"{file.stem}#{n}": p for file in files for n, p in enumerate(file.read_text().split("\n\n"))}
     return {key: text for key, text in parts.items() if 80 <= len(text) <= 900}
 
@@ -139,7 +139,7 @@ def test_int8_passes_the_gate_and_is_searched_by_its_own_embedder_only(tmp_path:
     rows = [json.loads(line) for line in ports.workspace.scores("retrieval").read_text().splitlines()]
     losses = [row["precision"]["fp32"] - row["precision"]["own"] for row in rows]
     assert facts["precision_loss"]["value"] == pytest.approx(np.mean(losses))
-    assert facts["precision_loss"]["n"] == check["n"] == len(rows) >= 60
+    assert facts["precision_loss"]["n"] == check["n"] == len(rows) >= 20
     # All passages are within depth of some question, so by the pool int8 ranks as it does by the whole index.
     assert all(row["precision"]["own"] == pytest.approx(row["metrics"]["ndcg@10"]) for row in rows)
     assert check["passed"], check["reason"]
