@@ -105,10 +105,11 @@ def milvus(corpus: Corpus, embedder: Embedder, *, uri: str, index_type: str) -> 
         store.close()
 
 
-def settle(*, share: float = 0.05, every: float = 2.0, patience: float = 900.0) -> None:
+def settle(*, share: float = 0.4, every: float = 2.0, patience: float = 900.0) -> None:
     """Return when this process and all below it are quiet: engines build indexes after they said that they are loaded.
 
-    Quiet is less than `share` of a core for `every` seconds. BackendError when that does not come within `patience`.
+    Quiet is less than `share` of a core for `every` seconds: who builds takes a core, while each idle Milvus server
+    takes a tenth. BackendError when that does not come within `patience`.
     """
     deadline = time.monotonic() + patience
     while time.monotonic() < deadline:

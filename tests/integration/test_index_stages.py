@@ -75,6 +75,9 @@ def test_the_first_build_embeds_everything_and_is_sealed(ports: Ports, first: di
     run = ports.registry.runs[f"index {index.facts['collection']}"]
     assert run["datasets"]["tiny documents"]["digest"] == index.facts["corpus_digest"]
     assert run["folders"] == {"index": ["index.json"]}
+    assert (run["params"]["index"]["type"], index.facts["index_type"]) == ("FLAT", "FLAT")  # few rows, and auto
+    assert "below 10,000 rows" in index.facts["index_reason"]
+    assert run["params"]["index"]["reason"] == index.facts["index_reason"]
     ((name, version),) = ports.registry.versions
     assert (name, version["path"]) == ("tiny-index", "index")
     assert index.facts["digest"] in version["description"]
