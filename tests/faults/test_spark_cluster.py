@@ -37,9 +37,9 @@ TEXTS = {
         f"When it does not, the customer of item {n * 31 + m} is paid {m * 3 + 1} euros and told so by letter."
         for m in range(9)
     )
-    for n in range(60)
+    for n in range(32)
 }
-"""About 540 chunks of 45 tokens: eight Spark tasks, of which two run at a time."""
+"""About 290 chunks of 45 tokens: eight Spark tasks, of which two run at a time."""
 MAY_HIDE = subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False).returncode == 0
 
 
