@@ -38,13 +38,19 @@ CHUNKS = pa.schema(
         ("text_digest", pa.string()),
     ]
 )
-"""objects: chunks/CHUNK_DIGEST/part-*.parquet."""
+"""objects: chunks/CORPUS/by-key/CHUNKS_DIGEST/part-*.parquet, each a range of keys, sorted."""
 
 VECTORS = CHUNKS.append(pa.field("vector", pa.list_(pa.float32())))
 """objects: builds/COLLECTION/part-*.parquet: the truth that Milvus is loaded from."""
 
-EMBEDDINGS = pa.schema([("text_digest", pa.string()), ("vector", pa.list_(pa.float32()))])
-"""objects: embeddings/EMBEDDER_DIGEST/part-*.parquet: the content-addressed cache."""
+EMBEDDINGS = pa.schema(
+    [
+        ("text_digest", pa.string()),
+        ("tokens", pa.int32()),  # that the embedder read of the text: a build compares them with its chunks'
+        ("vector", pa.list_(pa.float32())),
+    ]
+)
+"""objects: embeddings/EMBEDDER_DIGEST/counted/part-*.parquet: the content-addressed cache."""
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:

@@ -3,21 +3,28 @@
 Texts are embedded once per embedder digest, whatever corpus or build they occur in (`embeddings/EMBEDDER_DIGEST/`).
 Each part is written whole under a name that follows from its texts, so a job that was killed or repeated leaves no
 duplicates and keeps what it finished. The build's marker is written last. Milvus is not touched here.
+
+Spark schedules, retries and repeats the tasks; texts and vectors never pass through its JVM: a task is told which
+objects to read, and reads them itself (a row through the JVM and back costs some 50 microseconds, a vector more).
 """
 
 from __future__ import annotations
 
-import io
 import json
-import math
+import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
+from pipelines.chunk_sets import database, parquet, part_name, read_part
 from pipelines.core.digests import combine_sets, digest_json, digest_row, digest_set
 from pipelines.core.index_choice import choose_index
 from pipelines.core.names import collection_name
 from pipelines.core.nouns import Report
+from pipelines.embeddings import Plan, Rows, Texts, cache_folder
 from pipelines.errors import IntegrityError
 from pipelines.params import CorpusParams
 from pipelines.ports import Embedder, ObjectStore, Ports
@@ -25,16 +32,8 @@ from pipelines.schemas import EMBEDDINGS, VECTORS
 from pipelines.workspace import Workspace
 
 SCHEMA = VECTORS
-ROWS_PER_PART = 20_000
-TEXTS_PER_TASK = (256, 4_096)
-"""Fewest and most texts of one Spark task, which is one part of the cache: what a kill can lose of a core's work."""
-
-_CHUNK_COLUMNS = ("key", "document", "title", "ordinal", "start", "end", "tokens", "text", "text_digest")
-_CHUNK_DDL = (
-    "key string, document string, title string, ordinal int, start int, `end` int, tokens int, text string, "
-    "text_digest string"
-)
-_CACHE_DDL = "text_digest string, vector array<float>"
+_WAVE = 64
+"""Tasks of one Spark job: the driver holds no more of the keys to embed than these name."""
 _UNIT = 1e-3
 
 
@@ -55,124 +54,108 @@ def check_vectors(vectors: Any, names: Sequence[str]) -> None:
         raise IntegrityError(f"the vector of text {names[at]} has length {norms[at]}, not 1: it was not stored")
 
 
-def tasks(texts: int, *, partitions: int) -> int:
-    """How many Spark tasks embed so many texts: at least one per partition, each of a bounded size."""
-    fewest, most = TEXTS_PER_TASK
-    size = min(most, max(fewest, math.ceil(texts / 64)))
-    return max(1, min(texts, max(partitions, math.ceil(texts / size))))
+def _lists(vectors: Any) -> Any:
+    """(n, dim) float32 as an Arrow list array."""
+    import pyarrow as pa
+
+    offsets = pa.array(range(0, vectors.size + 1, vectors.shape[1]), type=pa.int32())
+    return pa.ListArray.from_arrays(offsets, pa.array(vectors.reshape(-1), type=pa.float32()))
 
 
-def _reader(objects: ObjectStore, columns: Sequence[str]) -> Callable[[str], Iterator[Any]]:
-    """In a worker: the Arrow batches of one Parquet object; page checksums are verified."""
+def embed_texts(task: Texts, *, objects: ObjectStore, embedder: Embedder, folder: str) -> str:
+    """In a worker: the texts of a task become one part of the cache; returns its key."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
 
-    def read(key: str) -> Iterator[Any]:
-        import pyarrow.parquet as pq
-
-        with pq.ParquetFile(io.BytesIO(objects.get(key)), page_checksum_verification=True) as file:
-            yield from file.iter_batches(batch_size=1000, columns=list(columns))
-
-    return read
-
-
-def _parquet(table: Any) -> bytes:
-    import pyarrow.parquet as pq
-
-    sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd", use_dictionary=False, write_page_checksum=True)
-    return sink.getvalue()
-
-
-def _embed_work(objects: ObjectStore, embedder: Embedder, folder: str) -> Callable[[Iterable[Any]], Iterator[Any]]:
-    """In a worker: one partition of (text_digest, text) becomes one part of the cache."""
-
-    def work(batches: Iterable[Any]) -> Iterator[Any]:
-        import pyarrow as pa
-
-        held = pa.Table.from_batches(list(batches))
-        if not held.num_rows:
-            return
-        held = held.sort_by("text_digest")
-        digests, texts = held["text_digest"].to_pylist(), held["text"].to_pylist()
-        vectors = embedder.embed_batch(texts)
-        check_vectors(vectors, digests)
-        part = digest_json(digests)[:32]
-        values = pa.array(vectors.reshape(-1), type=pa.float32())
-        offsets = pa.array(range(0, vectors.size + 1, vectors.shape[1]), type=pa.int32())
-        arrays = [pa.array(digests, type=pa.string()), pa.ListArray.from_arrays(offsets, values)]
-        objects.put(f"{folder}/part-{part}.parquet", _parquet(pa.Table.from_arrays(arrays, schema=EMBEDDINGS)))
-        yield pa.RecordBatch.from_pydict({"texts": pa.array([len(texts)], type=pa.int32())})
-
-    return work
+    keys = pa.array([task.keys[at : at + 32] for at in range(0, len(task.keys), 32)])
+    columns = ("key", "text_digest", "text")
+    found = [read_part(objects, part, columns) for part in task.parts]
+    held = pa.concat_tables(table.filter(pc.is_in(table["key"], value_set=keys)) for table in found)
+    held = held.sort_by("text_digest")
+    digests = held["text_digest"].to_pylist()
+    vectors, tokens = embedder.embed_counted(held["text"].to_pylist())
+    check_vectors(vectors, digests)
+    arrays = [pa.array(digests, pa.string()), pa.array(tokens, pa.int32()), _lists(vectors)]
+    name = f"{folder}/part-{digest_json(digests)[:32]}.parquet"
+    objects.put(name, parquet(pa.Table.from_arrays(arrays, schema=EMBEDDINGS)))
+    return name
 
 
-def _write_work(objects: ObjectStore, folder: str, dim: int) -> Callable[[Iterable[Any]], Iterator[Any]]:
-    """In a worker: one partition of joined rows becomes one part of the build, with its counts and digest."""
+def _vectors(task: Rows, rows: Any, objects: ObjectStore) -> tuple[Any, Any]:
+    """(n, dim) vectors and (n,) tokens read, of the rows of a part; -1 tokens where no vector was found."""
+    import numpy as np
+    import pyarrow.compute as pc
 
-    def work(batches: Iterable[Any]) -> Iterator[Any]:
-        import numpy as np
-        import pyarrow as pa
-        from pyspark import TaskContext
-
-        context = TaskContext.get()
-        held = pa.Table.from_batches([batch.cast(VECTORS) for batch in batches], schema=VECTORS).combine_chunks()
-        if context is None or not held.num_rows:
-            return
-        keys, texts = held["key"].to_pylist(), held["text_digest"].to_pylist()
-        column = held["vector"].combine_chunks()
-        if column.null_count or len(column.flatten()) != dim * len(keys):
-            raise IntegrityError(f"a row of {folder} has no vector of {dim} numbers; run the stage again")
-        vectors = np.asarray(column.flatten(), dtype="<f4").reshape(-1, dim)
-        check_vectors(vectors, texts)
-        rows = (
-            digest_row(key.encode(), text.encode(), vector.tobytes())
-            for key, text, vector in zip(keys, texts, vectors, strict=True)
-        )
-        part = f"part-{context.partitionId():05d}.parquet"
-        objects.put(f"{folder}/{part}", _parquet(held))
-        counts = {"part": [part], "rows": [len(keys)], "tokens": [sum(held["tokens"].to_pylist())]}
-        yield pa.RecordBatch.from_pydict({**counts, "digest": [digest_set(rows)]})
-
-    return work
+    tokens, vectors = np.full(rows.num_rows, -1, dtype=np.int32), None
+    for name, by in [*((part, "key") for part in task.before), *((part, "text_digest") for part in task.cached)]:
+        source = read_part(objects, name, (by, "tokens", "vector"))
+        at = pc.index_in(rows[by], value_set=source[by]).to_numpy()
+        found = np.flatnonzero(~np.isnan(at) & (tokens < 0))
+        if not len(found):
+            continue
+        chosen = source.take(at[found].astype(np.int64))
+        values = np.asarray(chosen["vector"].combine_chunks().flatten(), dtype="<f4").reshape(len(found), -1)
+        if vectors is None:
+            vectors = np.zeros((rows.num_rows, values.shape[1]), dtype="<f4")
+        vectors[found] = values
+        tokens[found] = chosen["tokens"].to_numpy()
+    return vectors if vectors is not None else np.zeros((rows.num_rows, 1), dtype="<f4"), tokens
 
 
-def _say(total: int) -> Callable[[float], None]:
-    return lambda share: print(f"embed: {round(share * total):,} of {total:,} chunks", flush=True)
+def _check_tokens(rows: Any, read: Any) -> None:
+    """IntegrityError when a row has no vector, or when its embedder read other than the chunk's own tokens."""
+    import numpy as np
+
+    wrong = np.flatnonzero(rows["tokens"].to_numpy() != read)
+    if not len(wrong):
+        return
+    at = int(wrong[0])
+    row = rows.slice(at, 1).to_pylist()[0]
+    which = f"chunk {row['key']} of document {row['document']}"
+    if read[at] < 0:
+        raise IntegrityError(f"{which} has no vector; run stage embed again")
+    raise IntegrityError(f"{which} has {row['tokens']} tokens, but the embedder read {read[at]} of them")
 
 
-def _embed_missing(spark: Any, chunks: Any, ports: Ports, *, folder: str, partitions: int) -> int:
-    """Embed the distinct texts that the cache lacks; returns how many those were."""
-    from pipelines.backends.spark import read_parts, watch
-
-    known = _parts(ports.objects, folder)
-    texts = chunks.select("text_digest", "text").dropDuplicates(["text_digest"])
-    if known:
-        held = read_parts(spark, known, _reader(ports.objects, ["text_digest"]), "text_digest string")
-        texts = texts.join(held, "text_digest", "left_anti")
-    texts = texts.persist()
-    missing = int(texts.count())
-    if missing:
-        spread = texts.repartition(tasks(missing, partitions=partitions), "text_digest")
-        print(f"embed: 0 of {missing:,} chunks", flush=True)
-        with watch(spark, _say(missing)):
-            spread.mapInArrow(_embed_work(ports.objects, ports.embedder, folder), "texts int").collect()
-    texts.unpersist()
-    return missing
+def write_rows(task: Rows, *, objects: ObjectStore, folder: str) -> dict[str, Any]:
+    """In a worker: one part of the chunk set with its vectors becomes one part of the build; its counts and digest."""
+    rows = read_part(objects, task.chunks)
+    vectors, read = _vectors(task, rows, objects)
+    _check_tokens(rows, read)
+    keys, texts = rows["key"].to_pylist(), rows["text_digest"].to_pylist()
+    check_vectors(vectors, texts)
+    marks = (
+        digest_row(key.encode(), text.encode(), vector.tobytes())
+        for key, text, vector in zip(keys, texts, vectors, strict=True)
+    )
+    part, tokens = part_name(task.number), int(read.sum())
+    objects.put(f"{folder}/{part}", parquet(rows.append_column("vector", _lists(vectors)).cast(VECTORS)))
+    return {"part": part, "rows": len(keys), "tokens": tokens, "digest": digest_set(marks), "dim": vectors.shape[1]}
 
 
-def _write_build(spark: Any, chunks: Any, ports: Ports, *, folder: str, cache: str, rows: int) -> list[Any]:
-    """Join every chunk with its vector and write the build's parts; returns (part, rows, tokens, digest) of each."""
-    from pipelines.backends.spark import read_parts
-
-    stored = read_parts(spark, _parts(ports.objects, cache), _reader(ports.objects, EMBEDDINGS.names), _CACHE_DDL)
-    joined = chunks.join(stored.dropDuplicates(["text_digest"]), "text_digest", "left").select(*VECTORS.names)
-    spread = joined.repartition(max(1, math.ceil(rows / ROWS_PER_PART)), "key").sortWithinPartitions("key")
-    work = _write_work(ports.objects, folder, ports.embedder.dim)
-    made = spread.mapInArrow(work, "part string, rows long, tokens long, digest string").collect()
-    return sorted(made, key=lambda row: row["part"])
+def _say(done: int, wave: int, total: int) -> Callable[[float], None]:
+    return lambda share: print(f"embed: {done + round(share * wave):,} of {total:,} chunks", flush=True)
 
 
-def _parts(objects: ObjectStore, folder: str) -> list[str]:
-    return [key for key in objects.list(folder) if key.rsplit("/", 1)[-1].startswith("part-")]
+def _each(spark: Any, work: Callable[[Any], Any], tasks: Sequence[Any]) -> list[Any]:
+    """One Spark task per item, results in order."""
+    return list(spark.sparkContext.parallelize(tasks, len(tasks)).map(work).collect())
+
+
+def _embed_missing(spark: Any, plan: Plan, ports: Ports, *, folder: str, partitions: int) -> list[str]:
+    """Embed what the plan misses, wave by wave; returns the cache parts made, in the order of the plan's tasks."""
+    from pipelines.backends.spark import watch
+
+    work = partial(embed_texts, objects=ports.objects, embedder=ports.embedder, folder=folder)
+    made: list[str] = []
+    done, following = 0, plan.texts(partitions=partitions)
+    while wave := list(islice(following, _WAVE)):
+        texts = sum(task.count for task in wave)
+        print(f"embed: {done:,} of {plan.missing:,} chunks", flush=True)
+        with watch(spark, _say(done, texts, plan.missing)):
+            made += _each(spark, work, wave)
+        done += texts
+    return made
 
 
 def whole_build(objects: ObjectStore, folder: str) -> dict[str, Any] | None:
@@ -193,6 +176,34 @@ def _report(facts: dict[str, Any], *, embedded: int, seconds: float) -> Report:
     return Report("embed", facts, said, measured)
 
 
+def _before(workspace: Workspace, objects: ObjectStore, embedder: str) -> dict[str, Any] | None:
+    """The facts of the build before, when it is whole and its vectors and counted tokens are this embedder's."""
+    facts = workspace.receipt("embed") if workspace.has("embed") else {}
+    if facts.get("embedder_digest") != embedder or "tokens_read" not in facts:
+        return None
+    return whole_build(objects, facts["key"])
+
+
+def _build(
+    params: CorpusParams, workspace: Workspace, ports: Ports, *, chunks: dict[str, Any], folder: str
+) -> tuple[list[dict[str, Any]], int]:
+    """Embed and write: (part, rows, tokens, digest, dim of each part; how many texts were embedded)."""
+    from pipelines.backends.spark import session
+
+    objects, embedder, cache = ports.objects, ports.embedder.digest, ports.settings.cache
+    cache.mkdir(parents=True, exist_ok=True)
+    with (
+        tempfile.TemporaryDirectory(dir=cache, prefix="embed-") as temporary,
+        database(Path(temporary)) as joining,
+        session(ports.settings.spark_master, name=f"assay embed {workspace.corpus}", scratch=cache / "spark") as spark,
+    ):
+        before = _before(workspace, objects, embedder)
+        plan = Plan(objects, joining, chunks=chunks, before=before, cache=cache_folder(embedder))
+        made = _embed_missing(spark, plan, ports, folder=cache_folder(embedder), partitions=params.embed.partitions)
+        work = partial(write_rows, objects=objects, folder=folder)
+        return _each(spark, work, plan.rows(made)), plan.missing
+
+
 def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> Report:
     """chunks/... -> embeddings/... and builds/COLLECTION/. With nothing missing, Spark is not started.
 
@@ -203,31 +214,24 @@ def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> Report:
     index_type, why = choose_index(params.index.type, rows=chunks["rows"])
     index = {**params.index.model_dump(), "type": index_type}
     collection = collection_name(workspace.corpus, build_digest(chunks, embedder=embedder.digest, index=index))
-    folder, cache = f"builds/{collection}", f"embeddings/{embedder.digest}"
+    folder = f"builds/{collection}"
     if known := whole_build(objects, folder):
         return _report(known, embedded=0, seconds=time.monotonic() - started)
-    from pipelines.backends.spark import read_parts, session
-
-    export = ports.settings.cache / "embedders" / embedder.digest
-    travels = [export] if export.is_dir() else []
-    name = f"assay embed {workspace.corpus}"
-    with session(ports.settings.spark_master, name=name, scratch=_scratch(ports), folders=travels) as spark:
-        parts = _parts(objects, chunks["key"])
-        table = read_parts(spark, parts, _reader(objects, _CHUNK_COLUMNS), _CHUNK_DDL).persist()
-        embedded = _embed_missing(spark, table, ports, folder=cache, partitions=params.embed.partitions)
-        made = _write_build(spark, table, ports, folder=folder, cache=cache, rows=chunks["rows"])
+    made, embedded = _build(params, workspace, ports, chunks=chunks, folder=folder)
     facts = {
         "collection": collection,
         "key": folder,
         "parts": [row["part"] for row in made],
         "rows": sum(row["rows"] for row in made),
-        "tokens": sum(row["tokens"] for row in made),
+        "tokens": chunks["tokens"],
+        "tokens_read": sum(row["tokens"] for row in made),
         "digest": combine_sets(row["digest"] for row in made),
         "index_type": index_type,
         "index_reason": why,
         "embedder": embedder.name,
         "embedder_digest": embedder.digest,
-        "dim": embedder.dim,
+        "dim": max(row["dim"] for row in made),
+        "bits": chunks["bits"],
         "documents": chunks["documents"],
         "corpus_digest": chunks["corpus_digest"],
         "chunks_digest": chunks["digest"],
@@ -236,14 +240,14 @@ def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> Report:
     return _report(facts, embedded=embedded, seconds=time.monotonic() - started)
 
 
-def _scratch(ports: Ports) -> Any:
-    return ports.settings.cache / "spark"
-
-
 def _seal(objects: ObjectStore, folder: str, facts: dict[str, Any], *, expected: int) -> None:
     """The marker, last. IntegrityError when rows were lost, or when another run made other vectors of this build."""
     if facts["rows"] != expected:
         raise IntegrityError(f"{folder} has {facts['rows']} rows, but {expected} chunks were cut")
+    if facts["tokens_read"] != facts["tokens"]:
+        raise IntegrityError(
+            f"{folder}: {facts['tokens_read']} tokens were embedded of {facts['tokens']} that were cut"
+        )
     if not objects.create(f"{folder}/embed.json", json.dumps(facts, indent=1, sort_keys=True).encode()):
         earlier = json.loads(objects.get(f"{folder}/embed.json"))["digest"]
         if earlier != facts["digest"]:

@@ -22,9 +22,10 @@ from pipelines.backends.objects import ObstoreObjects
 from pipelines.backends.openvino import load_embedder
 from pipelines.builds import load_build
 from pipelines.core.digests import digest_row, digest_set
+from pipelines.embeddings import tasks
 from pipelines.errors import BackendError, BadConfig, BadInput, IntegrityError, MissingTool, NotFound
 from pipelines.schemas import VECTORS
-from pipelines.stages.embed import build_digest, check_vectors, tasks, whole_build
+from pipelines.stages.embed import build_digest, check_vectors, whole_build
 
 
 def test_a_build_is_named_after_everything_that_makes_it() -> None:

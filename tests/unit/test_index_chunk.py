@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import json
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +18,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
+from pipelines import chunk_sets
 from pipelines.backends.objects import ObstoreObjects
 from pipelines.backends.splitter import Span, TokenSplitter
 from pipelines.core.nouns import Chunk, Document
@@ -38,6 +41,8 @@ def tokenizer_json() -> str:
 
 
 TOKENIZER = tokenizer_json()
+PARAMS = params_of(chunk={"min_tokens": 12, "max_tokens": 24, "overlap": 0})
+CACHED_SPLITTER = functools.lru_cache(TokenSplitter)
 SMALL = TokenSplitter(TOKENIZER, min_tokens=8, max_tokens=16, overlap=3)
 
 
@@ -137,7 +142,7 @@ def test_more_rows_than_a_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     ports, workspace = ports_of(tmp_path), Workspace(tmp_path / "tiny", "tiny")
     write_corpus(workspace, documents_of(TEXTS))
     whole = chunk.run(params_of(), workspace, ports=ports).facts
-    monkeypatch.setattr(chunk, "ROWS_PER_PART", 5)
+    monkeypatch.setattr(chunk_sets, "ROWS_PER_PART", 5)
     (tmp_path / "objects").rename(tmp_path / "other")
     ports.objects = ObstoreObjects(str(tmp_path / "objects"))
     parted = chunk.run(params_of(), workspace, ports=ports).facts
@@ -166,3 +171,42 @@ def test_a_document_that_is_not_what_was_versioned_is_refused(tmp_path: Path) ->
     pq.write_table(altered, file)
     with pytest.raises(IntegrityError, match="is not the text that was versioned"):
         chunk.run(params_of(), workspace, ports=ports)
+
+
+EDITS = st.dictionaries(
+    st.sampled_from([f"{n}.md" for n in range(12)]),
+    st.one_of(
+        st.none(),
+        st.lists(
+            st.sampled_from(["Same line. ", "Another word. ", "# Head\n\n", "\n\n", "Tail. " * 30]), max_size=6
+        ).map("".join),
+    ),
+    max_size=6,
+)
+"""Document id -> its new text, or None when it is deleted."""
+
+
+@given(st.lists(EDITS, min_size=1, max_size=2), st.sampled_from([3, 4_096]))
+@settings(max_examples=6, deadline=None)
+def test_after_any_edits_the_set_equals_a_cut_from_scratch(edits: list[dict[str, str | None]], rows: int) -> None:
+    """Same digest, same files, and exactly the corpus's documents, however many parts the set before had."""
+    with tempfile.TemporaryDirectory() as temporary, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(chunk_sets, "ROWS_PER_PART", rows)
+        patch.setattr(chunk, "TokenSplitter", CACHED_SPLITTER)
+        ports, workspace = ports_of(Path(temporary) / "a"), Workspace(Path(temporary) / "tiny", "tiny")
+        texts: dict[str, str] = {f"{n}.md": f"Document {n} says so. " * 20 * (n % 3 + 1) for n in range(8)}
+        for number, edit in enumerate([{}, *edits]):
+            texts = {key: text for key, text in {**texts, **edit}.items() if text is not None}
+            if not any(text.strip() for text in texts.values()):
+                return
+            write_corpus(workspace, documents_of(texts))
+            report = chunk.run(PARAMS, workspace, ports=ports)
+            workspace.write_receipt("chunk", report.facts, report.measured, "")
+            scratch = ports_of(Path(temporary) / f"scratch-{number}")
+            whole = chunk.run(PARAMS, workspace, ports=scratch)  # its store holds no earlier set
+            assert whole.facts == report.facts
+            assert whole.measured["kept"] == 0
+            assert rows_of(ports, report.facts) == rows_of(scratch, whole.facts)
+            assert {row["document"] for row in rows_of(ports, report.facts)} == {
+                k for k, t in texts.items() if t.strip()
+            }

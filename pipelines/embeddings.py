@@ -1,0 +1,167 @@
+"""Which texts of a chunk set were never embedded, and where the vectors of the others are: a plan; no vector is read.
+
+Vectors are found in the build before (by the rows' keys, part by part), and else in the cache below
+`embeddings/EMBEDDER_DIGEST/` (by text digest), which keeps every text ever embedded, whatever corpus it came from. Of
+the cache only the digests are read, and only when the build before does not have everything. DuckDB joins them with
+bounded memory. Nothing is embedded and nothing written here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pipelines.chunk_sets import covering, number_of, part_name, read_part
+from pipelines.ports import ObjectStore
+
+TEXTS_PER_TASK = (256, 4_096)
+"""Fewest and most texts of one task, which is one part of the cache: what a kill can lose of a core's work."""
+
+
+def cache_folder(embedder: str) -> str:
+    """The cache of an embedder digest. Parts written before tokens were counted lie one level up and are not read."""
+    return f"embeddings/{embedder}/counted"
+
+
+def tasks(texts: int, *, partitions: int) -> int:
+    """How many tasks embed so many texts: at least one per partition, each of a bounded size."""
+    fewest, most = TEXTS_PER_TASK
+    size = min(most, max(fewest, math.ceil(texts / 64)))
+    return max(1, min(texts, max(partitions, math.ceil(texts / size))))
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What one task embeds: the rows with these keys (32 digits each, joined), which lie in these parts."""
+
+    parts: tuple[str, ...]
+    keys: str
+
+    @property
+    def count(self) -> int:
+        return len(self.keys) // 32
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What one task writes: part `number` of the build, from that part of the chunk set and the objects that hold its
+    vectors: parts of the build `before`, looked up by key, and of the cache, by text digest."""
+
+    number: int
+    chunks: str
+    before: tuple[str, ...]
+    cached: tuple[str, ...]
+
+
+class Plan:
+    """The plan of one chunk set, `chunks` (its facts); `before` are the facts of a build by the same embedder.
+
+    `joining` is a DuckDB: it holds key and text digest, 16 bytes of each, of the rows that `before` does not have.
+    """
+
+    def __init__(
+        self,
+        objects: ObjectStore,
+        joining: Any,
+        *,
+        chunks: Mapping[str, Any],
+        before: Mapping[str, Any] | None,
+        cache: str,
+    ) -> None:
+        self._objects, self._joining, self._chunks, self._before = objects, joining, chunks, before
+        self._sources: list[str] = []
+        import pyarrow as pa
+
+        new = pa.schema([("key", pa.string()), ("text_digest", pa.string()), ("part", pa.int32())])
+        self._stream(self._new_rows(new), new)
+        joining.execute(
+            "CREATE TABLE new AS SELECT key::UUID AS key, left(text_digest, 32)::UUID AS text, part FROM stream"
+        )
+        if self._count("new"):
+            self._sources = [key for key in objects.list(cache) if key.rsplit("/", 1)[-1].startswith("part-")]
+        held = pa.schema([("text_digest", pa.string()), ("source", pa.int32())])
+        self._stream(self._cached_digests(held), held)
+        joining.execute(
+            "CREATE TABLE held AS SELECT text, min(source) AS source FROM "
+            "(SELECT left(text_digest, 32)::UUID AS text, source FROM stream) SEMI JOIN new USING (text) GROUP BY text"
+        )
+        joining.execute(
+            "CREATE TABLE missing AS SELECT text, min(key) AS key FROM new ANTI JOIN held USING (text) GROUP BY text"
+        )
+        self.missing = self._count("missing")
+
+    def _count(self, table: str) -> int:
+        ((rows,),) = self._joining.table(table).count("*").fetchall()
+        return int(rows)
+
+    def _stream(self, batches: Iterator[Any], schema: Any) -> None:
+        import pyarrow as pa
+
+        self._joining.register("stream", pa.RecordBatchReader.from_batches(schema, batches))
+
+    def _new_rows(self, schema: Any) -> Iterator[Any]:
+        """Rows that the build before does not have, part by part."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        for number in range(self._chunks["parts"]):
+            table = read_part(self._objects, self._part(number), ("key", "text_digest"))
+            for part in self._parts_before(number):
+                table = table.filter(
+                    pc.invert(pc.is_in(table["key"], value_set=read_part(self._objects, part, ("key",))["key"]))
+                )
+            numbered = table.append_column("part", pa.array([number] * table.num_rows, pa.int32()))
+            yield from numbered.cast(schema).to_batches()
+
+    def _cached_digests(self, schema: Any) -> Iterator[Any]:
+        import pyarrow as pa
+
+        for number, key in enumerate(self._sources):
+            table = read_part(self._objects, key, ("text_digest",))
+            numbered = table.append_column("source", pa.array([number] * table.num_rows, pa.int32()))
+            yield from numbered.cast(schema).to_batches()
+
+    def _part(self, number: int) -> str:
+        return f"{self._chunks['key']}/{part_name(number)}"
+
+    def _parts_before(self, number: int) -> list[str]:
+        if not self._before:
+            return []
+        numbers = covering(number, self._chunks["bits"], of=self._before["bits"])
+        return [f"{self._before['key']}/{part_name(n)}" for n in numbers]
+
+    def texts(self, *, partitions: int) -> Iterator[Texts]:
+        """The tasks that embed what is missing, each text in one of them; neighbours by key share a task."""
+        if not self.missing:
+            return
+        count, bits = tasks(self.missing, partitions=partitions), self._chunks["bits"]
+        self._joining.execute(
+            "CREATE TABLE todo AS SELECT text, key, "
+            "((row_number() OVER (ORDER BY key) - 1) * $tasks // $texts)::INTEGER AS task FROM missing",
+            {"tasks": count, "texts": self.missing},
+        )
+        rows = self._joining.cursor().execute(
+            "SELECT string_agg(replace(key::VARCHAR, '-', ''), '' ORDER BY key) FROM todo GROUP BY task ORDER BY task"
+        )
+        while row := rows.fetchone():
+            (keys,) = row
+            first, last = number_of(keys[:32], bits), number_of(keys[-32:], bits)
+            yield Texts(tuple(self._part(number) for number in range(first, last + 1)), keys)
+
+    def rows(self, made: list[str]) -> list[Rows]:
+        """The tasks that write the build. `made`: the parts of the cache that the tasks of `texts` wrote, in order."""
+        sources = [*self._sources, *made]
+        if made:
+            self._joining.execute(
+                "INSERT INTO held SELECT text, task + $first FROM todo", {"first": len(self._sources)}
+            )
+        needed = self._joining.execute(
+            "SELECT part, list(DISTINCT source ORDER BY source) FROM new JOIN held USING (text) GROUP BY part"
+        )
+        cached = {part: tuple(sources[number] for number in numbers) for part, numbers in needed.fetchall()}
+        return [
+            Rows(number, self._part(number), tuple(self._parts_before(number)), cached.get(number, ()))
+            for number in range(self._chunks["parts"])
+        ]
