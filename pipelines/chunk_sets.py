@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.core.digests import combine_sets, digest_row, digest_set
+from pipelines.errors import IntegrityError, NotFound
 from pipelines.ports import ObjectStore
 
 ROWS_PER_PART = 4_096
@@ -63,11 +64,22 @@ def within(table: Any, low: str, high: str) -> Any:
 
 
 def read_part(objects: ObjectStore, key: str, columns: Sequence[str] | None = None) -> Any:
-    """One Parquet object as an Arrow table; page checksums are verified. KeyError when it is not there."""
+    """One Parquet object as an Arrow table; page checksums are verified.
+
+    NotFound when it is not there, IntegrityError when it is damaged.
+    """
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(io.BytesIO(objects.get(key)), page_checksum_verification=True) as file:
-        return file.read(columns=list(columns) if columns else None)
+    stage = {"chunks": "chunk"}.get(key.split("/")[0], "embed")
+    try:
+        with pq.ParquetFile(io.BytesIO(objects.get(key)), page_checksum_verification=True) as file:
+            return file.read(columns=list(columns) if columns else None)
+    except KeyError as exc:
+        raise NotFound(f"{key} is not in the object store; run stage {stage} again") from exc
+    except (OSError, pa.ArrowException) as exc:
+        said = " ".join(str(exc).split())
+        raise IntegrityError(f"{key} is damaged ({said[:80]}); delete it and run stage {stage} again") from exc
 
 
 def parquet(table: Any) -> bytes:

@@ -72,56 +72,48 @@ class Plan:
     ) -> None:
         self._objects, self._joining, self._chunks, self._before = objects, joining, chunks, before
         self._sources: list[str] = []
-        import pyarrow as pa
-
-        new = pa.schema([("key", pa.string()), ("text_digest", pa.string()), ("part", pa.int32())])
-        self._stream(self._new_rows(new), new)
-        joining.execute(
-            "CREATE TABLE new AS SELECT key::UUID AS key, left(text_digest, 32)::UUID AS text, part FROM stream"
-        )
+        joining.execute("CREATE TABLE new (key UUID, text UUID, part INTEGER)")
+        joining.execute("CREATE TABLE cached (text UUID, source INTEGER)")
+        self._find_new()
         if self._count("new"):
-            self._sources = [key for key in objects.list(cache) if key.rsplit("/", 1)[-1].startswith("part-")]
-        held = pa.schema([("text_digest", pa.string()), ("source", pa.int32())])
-        self._stream(self._cached_digests(held), held)
+            self._find_cached(cache)
         joining.execute(
-            "CREATE TABLE held AS SELECT text, min(source) AS source FROM "
-            "(SELECT left(text_digest, 32)::UUID AS text, source FROM stream) SEMI JOIN new USING (text) GROUP BY text"
+            "CREATE TABLE held AS SELECT text, min(source) AS source FROM cached SEMI JOIN new USING (text) "
+            "GROUP BY text"
         )
         joining.execute(
             "CREATE TABLE missing AS SELECT text, min(key) AS key FROM new ANTI JOIN held USING (text) GROUP BY text"
         )
+        joining.execute("DROP TABLE cached")
         self.missing = self._count("missing")
 
     def _count(self, table: str) -> int:
         ((rows,),) = self._joining.table(table).count("*").fetchall()
         return int(rows)
 
-    def _stream(self, batches: Iterator[Any], schema: Any) -> None:
-        import pyarrow as pa
-
-        self._joining.register("stream", pa.RecordBatchReader.from_batches(schema, batches))
-
-    def _new_rows(self, schema: Any) -> Iterator[Any]:
-        """Rows that the build before does not have, part by part."""
-        import pyarrow as pa
+    def _find_new(self) -> None:
+        """The rows that the build before does not have, part by part."""
         import pyarrow.compute as pc
 
         for number in range(self._chunks["parts"]):
             table = read_part(self._objects, self._part(number), ("key", "text_digest"))
             for part in self._parts_before(number):
-                table = table.filter(
-                    pc.invert(pc.is_in(table["key"], value_set=read_part(self._objects, part, ("key",))["key"]))
+                known = read_part(self._objects, part, ("key",))["key"]
+                table = table.filter(pc.invert(pc.is_in(table["key"], value_set=known)))
+            if table.num_rows:
+                self._joining.register("rows", table)
+                self._joining.execute(
+                    "INSERT INTO new SELECT key::UUID, left(text_digest, 32)::UUID, $part FROM rows", {"part": number}
                 )
-            numbered = table.append_column("part", pa.array([number] * table.num_rows, pa.int32()))
-            yield from numbered.cast(schema).to_batches()
 
-    def _cached_digests(self, schema: Any) -> Iterator[Any]:
-        import pyarrow as pa
-
+    def _find_cached(self, cache: str) -> None:
+        """The digests of everything that was ever embedded, and the part that holds each."""
+        self._sources = [key for key in self._objects.list(cache) if key.rsplit("/", 1)[-1].startswith("part-")]
         for number, key in enumerate(self._sources):
-            table = read_part(self._objects, key, ("text_digest",))
-            numbered = table.append_column("source", pa.array([number] * table.num_rows, pa.int32()))
-            yield from numbered.cast(schema).to_batches()
+            self._joining.register("rows", read_part(self._objects, key, ("text_digest",)))
+            self._joining.execute(
+                "INSERT INTO cached SELECT left(text_digest, 32)::UUID, $source FROM rows", {"source": number}
+            )
 
     def _part(self, number: int) -> str:
         return f"{self._chunks['key']}/{part_name(number)}"

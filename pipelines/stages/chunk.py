@@ -19,7 +19,7 @@ from typing import Any
 
 from pipelines.backends import splitter as splitting
 from pipelines.backends.splitter import Span, TokenSplitter
-from pipelines.chunk_sets import Kept, Spill, database, publish, write_parts
+from pipelines.chunk_sets import Kept, Spill, database, part_name, publish, write_parts
 from pipelines.core.digests import canonical_json, digest_bytes, digest_json, digest_text
 from pipelines.core.nouns import Chunk, Document, Report
 from pipelines.errors import BadConfig, BadInput, IntegrityError
@@ -135,13 +135,14 @@ class Changes:
 
 
 def _earlier(workspace: Workspace, objects: ObjectStore, cut_by: dict[str, Any]) -> dict[str, Any] | None:
-    """The facts of the chunk set before, when it is sealed and was cut by the same params and code."""
+    """The facts of the chunk set before, when it is whole and was cut by the same params and code."""
     if not workspace.has("chunk"):
         return None
     facts = workspace.receipt("chunk")
     if any(facts.get(name) != value for name, value in cut_by.items()):
         return None
-    return facts if f"{facts['key']}/seal.json" in objects.list(facts["key"]) else None
+    names = ["seal.json", "documents.parquet", *(part_name(number) for number in range(facts["parts"]))]
+    return facts if {f"{facts['key']}/{name}" for name in names} <= set(objects.list(facts["key"])) else None
 
 
 def compare(joining: Any, scratch: Path, *, objects: ObjectStore, earlier: dict[str, Any]) -> Changes:
