@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import random
 import re
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from functools import cached_property, lru_cache
 from hashlib import sha256
@@ -28,7 +30,7 @@ from pipelines.wiring import Wiring
 
 CHUNK = {"min_tokens": 120, "max_tokens": 200, "overlap": 0}
 """Chunks of 120 to 200 tokens."""
-CHUNKS_PER_DOCUMENT = 5
+CHUNKS_PER_DOCUMENT = 7
 _TOKENS = 800
 """Tokens of one document, about; a sentence of the data has 25."""
 
@@ -153,3 +155,32 @@ def run_stage(ports: Wiring, name: str) -> Any:
     report = importlib.import_module(f"pipelines.stages.{name}").run(ports.params, ports.workspace, ports=ports)
     ports.workspace.write_receipt(name, report.facts, report.measured, report.summary)
     return report
+
+
+def main(home: str, embedder: str, shape: str, *stages: str) -> None:
+    """`python -m benchmarks.corpora HOME EMBEDDER PARAMS STAGE...`: stages in a process of their own, as Airflow runs
+    them; the last line is JSON: stage -> summary, facts, measured, wall, CPU and peak memory of each process."""
+    from benchmarks.harness import metered
+
+    ports = ports_of(Path(home), embedder=embedder, **json.loads(shape))
+    said = {}
+    for stage in stages:
+        with metered() as cost:
+            report = run_stage(ports, stage)
+        seen = {"wall": cost.wall, "cpu": cost.cpu, "peak_mib": cost.peak_mib}
+        said[stage] = {"summary": report.summary, "facts": report.facts, "measured": report.measured, **seen}
+    print(json.dumps(said))
+
+
+def in_process(home: Path, embedder: str, *stages: str, **shape: Any) -> dict[str, Any]:
+    """What `main` says of stages run in a process of their own; its other output passes to ours."""
+    command = [sys.executable, "-m", "benchmarks.corpora", str(home), embedder, json.dumps(shape), *stages]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=checkout())
+    *progress, last = done.stdout.splitlines()
+    print("\n".join(progress), flush=True)
+    said: dict[str, Any] = json.loads(last)
+    return said
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

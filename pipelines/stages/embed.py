@@ -184,22 +184,18 @@ def _before(workspace: Workspace, objects: ObjectStore, embedder: str) -> dict[s
     return whole_build(objects, facts["key"])
 
 
-def _build(
-    params: CorpusParams, workspace: Workspace, ports: Ports, *, chunks: dict[str, Any], folder: str
+def build_on(
+    spark: Any, ports: Ports, workspace: Workspace, *, chunks: dict[str, Any], folder: str, partitions: int
 ) -> tuple[list[dict[str, Any]], int]:
     """Embed and write: (part, rows, tokens, digest, dim of each part; how many texts were embedded)."""
-    from pipelines.backends.spark import session
-
     objects, embedder, cache = ports.objects, ports.embedder.digest, ports.settings.cache
-    cache.mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory(dir=cache, prefix="embed-") as temporary,
         database(Path(temporary)) as joining,
-        session(ports.settings.spark_master, name=f"assay embed {workspace.corpus}", scratch=cache / "spark") as spark,
     ):
         before = _before(workspace, objects, embedder)
         plan = Plan(objects, joining, chunks=chunks, before=before, cache=cache_folder(embedder))
-        made = _embed_missing(spark, plan, ports, folder=cache_folder(embedder), partitions=params.embed.partitions)
+        made = _embed_missing(spark, plan, ports, folder=cache_folder(embedder), partitions=partitions)
         work = partial(write_rows, objects=objects, folder=folder)
         return _each(spark, work, plan.rows(made)), plan.missing
 
@@ -217,7 +213,13 @@ def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> Report:
     folder = f"builds/{collection}"
     if known := whole_build(objects, folder):
         return _report(known, embedded=0, seconds=time.monotonic() - started)
-    made, embedded = _build(params, workspace, ports, chunks=chunks, folder=folder)
+    from pipelines.backends.spark import session
+
+    scratch = ports.settings.cache / "spark"
+    with session(ports.settings.spark_master, name=f"assay embed {workspace.corpus}", scratch=scratch) as spark:
+        made, embedded = build_on(
+            spark, ports, workspace, chunks=chunks, folder=folder, partitions=params.embed.partitions
+        )
     facts = {
         "collection": collection,
         "key": folder,
