@@ -7,11 +7,12 @@ and version give the same text. It measures nothing.
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, lru_cache
 from hashlib import sha256
 from pathlib import Path
@@ -23,6 +24,7 @@ from benchmarks.harness import shared_data
 from pipelines import params as params_module
 from pipelines.core.nouns import Document
 from pipelines.corpus_files import document_row
+from pipelines.errors import AssayError
 from pipelines.params import CorpusParams
 from pipelines.schemas import DOCUMENTS
 from pipelines.settings import Settings, checkout
@@ -157,6 +159,15 @@ def run_stage(ports: Wiring, name: str) -> Any:
     return report
 
 
+def run_plainly(benchmark: Callable[[], None]) -> None:
+    """Run a benchmark; an error of ours is one line and its exit code."""
+    try:
+        benchmark()
+    except AssayError as exc:
+        print(exc, file=sys.stderr)
+        raise SystemExit(exc.exit_code) from exc
+
+
 def main(home: str, embedder: str, shape: str, *stages: str) -> None:
     """`python -m benchmarks.corpora HOME EMBEDDER PARAMS STAGE...`: stages in a process of their own, as Airflow runs
     them; the last line is JSON: stage -> summary, facts, measured, wall, CPU and peak memory of each process."""
@@ -168,7 +179,13 @@ def main(home: str, embedder: str, shape: str, *stages: str) -> None:
         with metered() as cost:
             report = run_stage(ports, stage)
         seen = {"wall": cost.wall, "cpu": cost.cpu, "peak_mib": cost.peak_mib}
-        said[stage] = {"summary": report.summary, "facts": report.facts, "measured": report.measured, **seen}
+        said[stage] = {
+            "summary": report.summary,
+            "facts": report.facts,
+            "measured": report.measured,
+            "pid": os.getpid(),
+            **seen,
+        }
     print(json.dumps(said))
 
 
@@ -183,4 +200,7 @@ def in_process(home: Path, embedder: str, *stages: str, **shape: Any) -> dict[st
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    # Spark's workers find the embedder by its module, which __main__ is not.
+    from benchmarks import corpora
+
+    corpora.main(*sys.argv[1:])

@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.corpora import CHUNKS_PER_DOCUMENT, edited, in_process, ports_of, write_documents
+from benchmarks.corpora import CHUNKS_PER_DOCUMENT, edited, in_process, ports_of, run_plainly, write_documents
 from benchmarks.harness import arguments, show
 from pipelines.workspace import Workspace, write_whole
 
@@ -130,4 +130,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_plainly(main)
