@@ -13,15 +13,15 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from pipelines.backends import splitter as splitting
 from pipelines.backends.splitter import Span, TokenSplitter
 from pipelines.chunk_sets import Kept, Spill, database, part_name, publish, write_parts
-from pipelines.core.digests import canonical_json, digest_bytes, digest_json, digest_text
+from pipelines.core.digests import digest_bytes, digest_json, digest_text
 from pipelines.core.nouns import Chunk, Document, Report
+from pipelines.corpus_files import folder_digest
 from pipelines.errors import BadConfig, BadInput, IntegrityError
 from pipelines.params import ChunkParams, CorpusParams
 from pipelines.ports import ObjectStore, Ports
@@ -77,19 +77,6 @@ def _row(chunk: Chunk, title: str) -> dict[str, Any]:
 def _check_sizes(params: ChunkParams, *, name: str, room: int) -> None:
     if params.max_tokens > room:
         raise BadConfig(f"chunk.max_tokens is {params.max_tokens}; embedder {name} takes at most {room} tokens of text")
-
-
-def corpus_digest(file: Path) -> tuple[int, str]:
-    """(documents, what `corpus_files.content_digest` says of them), read without the texts and piece by piece."""
-    import pyarrow.parquet as pq
-
-    count, h = 0, sha256(b"[")
-    for batch in pq.ParquetFile(file, memory_map=True).iter_batches(columns=["id", "digest"]):
-        for pair in zip(batch["id"].to_pylist(), batch["digest"].to_pylist(), strict=True):
-            h.update((("," if count else "") + canonical_json(pair)).encode())
-            count += 1
-    h.update(b"]")
-    return count, h.hexdigest()
 
 
 def read_documents(file: Path, *, only: Any = None) -> Iterator[Document]:
@@ -205,6 +192,8 @@ def _cut_into(scratch: Path, file: Path, earlier: dict[str, Any] | None, objects
 
 def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> Report:
     """corpus/documents.parquet -> chunks in the object store. BadInput when the corpus holds no text at all."""
+    import pyarrow.parquet as pq
+
     embedder, size, objects = ports.embedder, params.chunk, ports.objects
     splitter = TokenSplitter(
         embedder.tokenizer, min_tokens=size.min_tokens, max_tokens=size.max_tokens, overlap=size.overlap
@@ -216,7 +205,7 @@ def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> Report:
         raise BadInput(f"no versioned documents at {file}; run: assay stage {workspace.corpus} snapshot")
     how = {**size.model_dump(), "tokenizer": digest_text(embedder.tokenizer), "splitter": splitting.version()}
     cut_by = {"params_digest": digest_json(how), "code": _code(), "window": embedder.window}
-    documents, corpus = corpus_digest(file)
+    documents, corpus = pq.ParquetFile(file).metadata.num_rows, folder_digest(workspace.versioned)
     ports.settings.cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=ports.settings.cache, prefix="chunk-") as temporary:
         earlier = _earlier(workspace, objects, cut_by)

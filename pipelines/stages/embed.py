@@ -215,8 +215,10 @@ def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> Report:
         return _report(known, embedded=0, seconds=time.monotonic() - started)
     from pipelines.backends.spark import session
 
-    scratch = ports.settings.cache / "spark"
-    with session(ports.settings.spark_master, name=f"assay embed {workspace.corpus}", scratch=scratch) as spark:
+    scratch, export = ports.settings.cache / "spark", ports.settings.cache / "embedders" / embedder.digest
+    travels = [export] if export.is_dir() else []
+    name = f"assay embed {workspace.corpus}"
+    with session(ports.settings.spark_master, name=name, scratch=scratch, folders=travels) as spark:
         made, embedded = build_on(
             spark, ports, workspace, chunks=chunks, folder=folder, partitions=params.embed.partitions
         )
