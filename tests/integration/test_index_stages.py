@@ -139,6 +139,17 @@ def test_a_change_embeds_only_what_is_new_and_equals_a_build_from_scratch(
         ports.workspace.write_receipt(name, first[name].facts, {}, "")
 
 
+def test_other_index_params_make_another_build_and_embed_nothing(ports: Ports, first: dict[str, Any]) -> None:
+    other = Ports(ports.settings, "tiny", params_of(index={"type": "HNSW"}))
+    try:
+        report = run_stage(other, "embed")
+    finally:
+        ports.workspace.write_receipt("embed", first["embed"].facts, {}, "")
+    assert report.facts["collection"] != first["embed"].facts["collection"]
+    assert (report.facts["digest"], report.measured["embedded"]) == (first["embed"].facts["digest"], 0)
+    assert report.facts["tokens_read"] == report.facts["tokens"] == first["chunk"].facts["tokens"]
+
+
 def independent_ndcg(ports: Ports, build: dict[str, Any]) -> float:
     """nDCG@10 of PARAPHRASED by the build's own vectors in numpy: one relevant document, so 1 / log2(1 + its rank)."""
     rows = [row for batch in build_rows(ports.objects, build) for row in batch.to_pylist()]

@@ -128,6 +128,17 @@ def test_after_any_edits_a_build_is_the_corpus_and_only_new_texts_are_embedded(
             )
 
 
+def test_the_build_before_has_all_that_an_unchanged_corpus_needs(tmp_path: Path) -> None:
+    """As when only index params change: nothing is embedded, and the cache is not even asked."""
+    builder = Builder(tmp_path, Counting())
+    corpus = {"a.md": ["one two", "three"], "b.md": ["one two"]}
+    rows, facts = builder.build(corpus)
+    assert sorted(builder.embedder.asked) == ["one two", "three"]
+    (tmp_path / "objects" / "embeddings").rename(tmp_path / "gone")
+    again, same = builder.build(corpus)
+    assert (again, same["digest"], len(builder.embedder.asked)) == (rows, facts["digest"], 2)
+
+
 def test_a_text_that_was_not_read_whole_is_an_integrity_error(tmp_path: Path) -> None:
     builder = Builder(tmp_path, Counting(reads=3))
     with pytest.raises(
