@@ -5,7 +5,7 @@ BIN := .venv/bin
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup demo up down test check fast integration faults e2e clean
+.PHONY: setup demo up down test check fast integration faults slow e2e clean
 setup: .venv/.ready
 
 # The marker is written last: a set-up that was interrupted runs again.
@@ -43,7 +43,11 @@ faults: setup
 e2e: setup
 	$(BIN)/pytest -m e2e
 
-test: check integration faults e2e
+# The browser tests wait a good deal for Airflow's scheduler: the other slow tests run beside them.
+test: check
+	$(MAKE) -j2 slow e2e
+slow: setup
+	$(BIN)/pytest -m "integration or faults"
 
 clean:
 	rm -rf .venv .assay

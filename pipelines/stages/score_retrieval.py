@@ -136,9 +136,7 @@ def score_champion(champion: Json, params: CorpusParams, ports: Ports, build: Js
     return metrics, None
 
 
-def pool(
-    ports: Ports, build: Json, questions: Sequence[Json], gold: Mapping[str, Labels], retrieve: Retrieve
-) -> Any:
+def pool(ports: Ports, build: Json, questions: Sequence[Json], gold: Mapping[str, Labels], retrieve: Retrieve) -> Any:
     """Arrow table (key, document, text, vector), by key: of all `questions` together the 50 passages nearest by vector
     and those that hold gold. Source: the depth-k pool of TREC, Sparck Jones and van Rijsbergen (1975)."""
     import pyarrow as pa
