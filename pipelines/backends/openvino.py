@@ -22,6 +22,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -153,6 +154,17 @@ class OpenVinoEmbedder:
         return openvino.Core().compile_model(str(self._folder / "model.xml"), "CPU", options)
 
     @cached_property
+    def _requests(self) -> threading.local:
+        return threading.local()
+
+    @property
+    def _infer(self) -> Any:
+        """This thread's own request: one request serves one thread at a time."""
+        if not hasattr(self._requests, "infer"):
+            self._requests.infer = self._compiled.create_infer_request().infer
+        return self._requests.infer
+
+    @cached_property
     def dim(self) -> int:
         return int(self._compiled.output(0).partial_shape[1].get_length())
 
@@ -175,12 +187,13 @@ class OpenVinoEmbedder:
         out = np.empty((len(texts), self.dim), dtype=np.float32)
         around = int(self._tokenizer.num_special_tokens_to_add(False)) + self._model_window - self.window
         read = np.array([len(item.ids) - around for item in encoded], dtype=np.int32)
+        infer = self._infer
         for length, positions in sorted(by_length.items()):
             step = max(1, self._batch_tokens // length)
             for start in range(0, len(positions), step):
                 batch = positions[start : start + step]
                 ids = np.array([encoded[p].ids for p in batch], dtype=np.int64)
-                out[batch] = self._compiled([ids])[0]
+                out[batch] = infer([ids], share_inputs=True)[0]
         return out, read
 
 

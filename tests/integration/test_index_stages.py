@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -213,6 +214,8 @@ def test_a_vector_depends_on_its_text_alone() -> None:
     texts = [f"{text[:length]} {n}" for n, text in enumerate(TEXTS.values()) for length in (30, 30, 200, 500)]
     alone = np.concatenate([single.embed_batch([text]) for text in texts])
     assert np.array_equal(single.embed_batch(texts), alone)
+    with ThreadPoolExecutor(4) as threads:  # a server asks from several threads at once
+        assert all(np.array_equal(found, alone) for found in threads.map(single.embed_batch, [texts] * 8))
     assert np.array_equal(single.embed_batch(texts[::-1])[::-1], alone)
     small = load_embedder(file, cache=exports(), batch_tokens=256, threads=1)
     assert np.array_equal(small.embed_batch(texts), alone)
