@@ -24,7 +24,7 @@ class Requests(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         words = record.getMessage().partition('"')[2].split()
         if len(words) > 1:
-            self.seen["LIST" if "list-type=" in words[1] else words[0].removeprefix("\x1b[")] += 1
+            self.seen["LIST" if "list-type=" in words[1] else words[0].lstrip("\x1b[0123456789;m")] += 1
 
     def taken(self) -> Counter[str]:
         """What came since the last call."""
