@@ -204,7 +204,7 @@ def reopen(folder: str, name: str, precision: str, batch_tokens: int, threads: i
 
 
 def load_embedder(
-    definition: Path, *, cache: Path, precision: str = "fp32", batch_tokens: int = 2048, threads: int = 0
+    definition: Path, *, cache: Path, precision: str = "fp32", batch_tokens: int = 1024, threads: int = 0
 ) -> OpenVinoEmbedder:
     """The embedder of a definition file, exported below `cache` on first use.
 
