@@ -92,7 +92,7 @@ def plot(rows: list[dict[str, Any]], file: Path) -> None:
     from matplotlib import pyplot as plt
 
     points = sorted((float(row["changed"].rstrip("%")), row["work CPU-s"]) for row in rows)
-    points = [(share, work) for share, work in points if share > 0]
+    points = [(share, work) for share, work in points if share > 0 and work > 0]
     figure, axes = plt.subplots(figsize=(7, 4.5))
     axes.loglog(*zip(*points, strict=True), marker="o", label="measured")
     axes.loglog(
