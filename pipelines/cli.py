@@ -101,19 +101,27 @@ def ask(
     reference: Reference,
     question: Annotated[str, typer.Argument(help="The question.", show_default=False)],
     retrieve: Annotated[bool, typer.Option("--retrieve", help="The passages only; no model generates.")] = False,
+    document: Annotated[
+        list[str] | None, typer.Option(help="With --retrieve: passages of this document only. May be repeated.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Ask a promoted release one question; the answer comes with its citations."""
-    from pipelines.actions.ask import ask_release
+    from pipelines.actions.ask import ask_release, find_passages
 
     corpus, generation = _reference(reference)
-    answer = ask_release(Settings.from_env(), corpus, question, generation=generation, retrieve=retrieve)
+    if retrieve:
+        found = find_passages(Settings.from_env(), corpus, question, generation=generation, documents=document or ())
+    elif document:
+        raise BadInput("--document narrows what is retrieved; give it with --retrieve")
+    else:
+        found = ask_release(Settings.from_env(), corpus, question, generation=generation)
     if as_json:
-        _emit(answer)
+        _emit(found)
     else:
         from pipelines.show import show_answer, show_passages
 
-        (show_passages if retrieve else show_answer)(question, answer)
+        (show_passages if retrieve else show_answer)(question, found)
 
 
 @app.command()

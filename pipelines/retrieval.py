@@ -4,13 +4,16 @@ served. It knows no vendor, and neither labels nor judges.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from pipelines.params import Retrieve
 from pipelines.ports import Embedder, Hit, Reranker, VectorStore
+
+Filters = Mapping[str, str | Sequence[str]]
+"""Field of a passage (`document`, `title`) -> the value it must have, or those of which it must have one."""
 
 BATCH = 100
 """Questions embedded and searched for together."""
@@ -25,12 +28,14 @@ def search(
     retrieve: Retrieve,
     reranker: Reranker | None,
     k: int | None = None,
+    filters: Filters | None = None,
 ) -> list[list[Hit]]:
     """The k (`retrieve.k` by default) best passages of each question, in order, best first.
 
     With a reranker the first `retrieve.rerank.depth` that the store finds are put in the order of its scores, which
     then are the hits' scores; what the store finds beyond that depth follows in the store's own order, so a larger k
-    only adds. NotFound without the collection.
+    only adds. `filters` narrow the search itself, so that k passages are found where so many match. NotFound without
+    the collection; BadInput on a filter that is not one.
     """
     k = retrieve.k if k is None else k
     depth = retrieve.rerank.depth if reranker is not None and retrieve.rerank is not None else 0
@@ -38,7 +43,7 @@ def search(
     for start in range(0, len(questions), BATCH):
         texts = list(questions[start : start + BATCH])
         vectors = embedder.embed_batch(texts)
-        out += store.search(collection, texts, vectors, k=max(k, depth), mode=retrieve.mode)
+        out += store.search(collection, texts, vectors, k=max(k, depth), mode=retrieve.mode, filters=filters)
     if reranker is not None and depth:
         out = [rerank(reranker, text, hits, depth=depth) for text, hits in zip(questions, out, strict=True)]
     return [hits[:k] for hits in out]

@@ -18,7 +18,7 @@ from pipelines.core.prompts import TUNED, Reply, parse_reply
 from pipelines.errors import BadInput, NotFound
 from pipelines.ports import Generator, Hit
 from pipelines.released import adapter_folder, embedder_of, reranker_of
-from pipelines.retrieval import search
+from pipelines.retrieval import Filters, search
 from pipelines.settings import Settings
 from pipelines.wiring import Wiring
 
@@ -39,7 +39,7 @@ class Service:
             return self.ports.generator()
         return self.ports.generator(adapter_folder(self.manifest, self.ports))
 
-    def _search(self, questions: Sequence[str]) -> list[list[Hit]]:
+    def _search(self, questions: Sequence[str], filters: Filters | None = None) -> list[list[Hit]]:
         """The passages of each question, best first."""
         for question in questions:
             if not question.strip():
@@ -48,8 +48,8 @@ class Service:
         ports, index = self.ports, self.manifest["index"]
 
         def found() -> list[list[Hit]]:
-            retrieve = ports.params.retrieve
-            return search(ports.store, embedder, index["collection"], questions, retrieve=retrieve, reranker=reranker)
+            how: dict[str, Any] = {"retrieve": ports.params.retrieve, "reranker": reranker, "filters": filters}
+            return search(ports.store, embedder, index["collection"], questions, **how)
 
         try:
             return found()
@@ -59,12 +59,12 @@ class Service:
             load_build(ports.store, ports.objects, index)
             return found()
 
-    def passages(self, questions: Sequence[str]) -> list[dict[str, Any]]:
+    def passages(self, questions: Sequence[str], *, filters: Filters | None = None) -> list[dict[str, Any]]:
         """The passages of each question, best first, in the form of `assay ask --retrieve --json`; no generator is
-        loaded, whatever arm serves. BadInput on an empty question."""
+        loaded, whatever arm serves. BadInput on an empty question and on a filter that is not one."""
         return [
             {"passages": [self._citation(hit) for hit in hits], "release": self._release}
-            for hits in self._search(questions)
+            for hits in self._search(questions, filters)
         ]
 
     def answer(self, questions: Sequence[str]) -> list[dict[str, Any]]:
@@ -111,14 +111,24 @@ def cited(reply: Reply, found: Sequence[Hit]) -> list[Hit]:
     return named or list(found[:1])
 
 
-def ask_release(
-    settings: Settings, corpus: str, question: str, *, generation: int | None = None, retrieve: bool = False
+def ask_release(settings: Settings, corpus: str, question: str, *, generation: int | None = None) -> dict[str, Any]:
+    """Ask one question of a release (the newest by default). BadInput, NotFound, IntegrityError."""
+    return _service(settings, corpus, question, generation).answer([question])[0]
+
+
+def find_passages(
+    settings: Settings, corpus: str, question: str, *, generation: int | None = None, documents: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Ask one question of a release (the newest by default); with `retrieve` its passages only, no answer. BadInput,
-    NotFound, IntegrityError."""
+    """The passages of one question, no answer; of `documents` alone (ids) where any are named. BadInput, NotFound,
+    IntegrityError."""
+    filters = {"document": documents} if documents else None
+    return _service(settings, corpus, question, generation).passages([question], filters=filters)[0]
+
+
+def _service(settings: Settings, corpus: str, question: str, generation: int | None) -> Service:
+    """A release ready to be asked; an empty question is refused before anything is opened."""
     if not question.strip():
         raise BadInput(_EMPTY)
     from pipelines.actions.views import release_manifest
 
-    service = Service(settings, release_manifest(settings, corpus, generation))
-    return (service.passages if retrieve else service.answer)([question])[0]
+    return Service(settings, release_manifest(settings, corpus, generation))

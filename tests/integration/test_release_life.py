@@ -188,6 +188,8 @@ def test_passages_alone_come_from_a_cold_process_that_loads_no_generator(setting
     shown = cli(settings, "ask", f"{TINY}@2", asked, "--retrieve").stdout
     assert "refunds (revision r2, characters 0–72)" in shown
     assert f"{TINY}, generation 2" in shown
+    narrowed = cli(settings, "ask", TINY, asked, "--retrieve", "--json", "--document", "warranty")
+    assert [passage["document"] for passage in json.loads(narrowed.stdout)["passages"]] == ["warranty"]
 
 
 def test_an_embedder_of_another_digest_cannot_be_asked(settings):
@@ -301,6 +303,8 @@ def test_an_altered_manifest_is_refused_by_every_command(settings):
     ("command", "said"),
     [
         (("ask", TINY, "  "), "assay: the question is empty"),
+        (("ask", TINY, "Anything?", "--document", "x"), "assay: --document narrows what is retrieved"),
+        (("ask", TINY, "Anything?", "--retrieve", "--document", ""), "assay: the filter by document has a value"),
         (("show", f"{TINY}@77"), "assay: tiny has no generation 77; there are: 1, 2, 3, 4, 5"),
         (("compare", "nobody"), "assay: no corpus 'nobody'; there are: tiny"),
         (("rollback", f"{TINY}@1"), "assay: no corpus 'tiny@1'"),

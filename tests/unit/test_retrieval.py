@@ -24,8 +24,9 @@ class Letters:
     def __init__(self):
         self.asked = []
 
-    def search(self, collection, questions, vectors, *, k, mode):
+    def search(self, collection, questions, vectors, *, k, mode, filters):
         self.asked.append((collection, len(questions), len(vectors), k, mode))
+        self.filters = filters
         return [[hit(letter, 1 / (60 + rank)) for rank, letter in enumerate("abcdefgh", 1)][:k] for _ in questions]
 
 
@@ -65,6 +66,11 @@ def test_the_first_of_the_store_are_put_in_the_rerankers_order_and_the_best_kept
 def test_asking_for_more_than_the_depth_only_adds():
     assert find(2, depth=3, k=6)[0] == ["cbadef"]
     assert find(6, depth=3)[0] == ["cbadef"]
+
+
+def test_filters_narrow_the_search_itself():
+    assert find(2, filters={"document": ["a"]})[1].filters == {"document": ["a"]}
+    assert find(2)[1].filters is None
 
 
 def test_equal_scores_keep_the_stores_order():
