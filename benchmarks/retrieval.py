@@ -4,7 +4,7 @@ Each set runs through the product: its BEIR folder is fetched, checked, versione
 stages into an ASSAY_HOME of the benchmark's own, searched by `pipelines.retrieval`, measured by score_retrieval.
 The cross-encoder is trained here from the packaged MiniLM on the questions of 150 XQuAD passages; so that nothing is
 tested on what was trained, XQuAD's rows are of the other passages' questions alone. On the other sets it is a stranger.
-Weighted fusion is tried here and is no part of the product: see docs/decisions/0008.
+Weighted fusion is tried here and is no part of the product: see docs/decisions/0007.
 
 Published figures are given where a source was found; MTEB and BEIR hold none of the three sets.
 """
