@@ -47,12 +47,24 @@ class Server:
         deadline = time.monotonic() + 90
         while not self.answers():
             assert self.process.poll() is None, (self.folder / "log").read_text()[-2000:]
-            assert time.monotonic() < deadline, "the server did not open its port within 90 s"
+            assert time.monotonic() < deadline, "the server did not answer within 90 s"
             time.sleep(0.1)
 
     def answers(self) -> bool:
+        """A client gets an answer: a real server opens its port long before."""
+        from pymilvus import MilvusClient
+        from pymilvus.exceptions import MilvusException
+
         with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+            if probe.connect_ex(("127.0.0.1", self.port)) != 0:
+                return False
+        try:
+            client = MilvusClient(self.uri, timeout=5)
+            client.list_collections()
+            client.close()
+        except MilvusException:
+            return False
+        return True
 
     def kill(self) -> None:
         assert self.process is not None

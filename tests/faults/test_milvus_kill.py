@@ -23,7 +23,7 @@ from pipelines.core.digests import digest_row, digest_set
 from pipelines.errors import BackendError, IntegrityError
 from pipelines.schemas import VECTORS
 from tests.index_kit import Ports, params_of, ports_of, run_stage
-from tests.milvus_kit import Server, lite_server, real_server, running
+from tests.milvus_kit import Server, real_server, running
 
 pytestmark = pytest.mark.faults
 
@@ -63,11 +63,10 @@ def rows_of(uri: str) -> int:
         store.close()
 
 
-@pytest.mark.parametrize("target", [lite_server, real_server])
 def test_a_server_killed_while_it_is_loaded_ends_with_the_whole_build(
-    target: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server: Server = target(tmp_path)
+    server: Server = real_server(tmp_path)
     seen: list[int] = []
 
     def kill_and_start_again() -> None:
