@@ -7,6 +7,7 @@ folder is written aside and renamed; the files' digests stand in its facts, and 
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -44,6 +45,8 @@ def make(
             raise BackendError(f"{what}: export failed: {last[:300]}")
         whole = {**facts, "files": {name: sha256_file(folder / name) for name in files}}
         (folder / FACTS).write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+        if not (destination / FACTS).is_file():  # what somebody left there is no export
+            shutil.rmtree(destination, ignore_errors=True)
         try:
             folder.rename(destination)
         except OSError as exc:

@@ -2,7 +2,7 @@
 
 The export runs in a process of its own (`backends.openvino_export`), since torch and sentence-transformers cost 20
 CPU-seconds to import; afterwards only openvino and tokenizers are loaded. An export is a folder
-`cache/embedders/DIGEST/`, written aside and renamed, whose files' digests are verified whenever it is opened.
+`cache/embedders/DIGEST/` (`pipelines.exports`), whose files' digests are verified whenever it is opened.
 
 | embed.precision | weights and arithmetic |
 |---|---|
@@ -19,9 +19,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
-import tempfile
 import threading
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
@@ -30,9 +27,10 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.definitions import sha256_file
+from pipelines import exports
+from pipelines.core.batches import same_length
 from pipelines.embedders import PRECISIONS, Definition, calibration, embedder_digest, read_definition
-from pipelines.errors import BackendError, BadConfig, BadInput, IntegrityError
+from pipelines.errors import BadConfig, BadInput
 from pipelines.shipping import arrived
 
 _FILES = ("model.xml", "model.bin", "tokenizer.json")
@@ -58,41 +56,19 @@ def inference_type(precision: str) -> str:
 
 
 def _export(definition: Definition, precision: str, digest: str, destination: Path) -> None:
-    """Convert in a process of its own, record the files' digests, rename into place (the first one there wins)."""
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=destination.parent, prefix=".export-") as temporary:
-        folder = Path(temporary) / "export"
-        folder.mkdir()
-        asked = {
-            "source": str(definition.folder),
-            "destination": str(folder),
-            "seed": definition.random_seed,
-            "calibration": str(calibration()) if precision == "int8" else None,
-            "prefix": definition.prefix,
-            "lower": definition.lower,
-            "window": definition.window,
-            "float_layers": definition.float_layers,
-        }
-        command = [sys.executable, "-m", "pipelines.backends.openvino_export", json.dumps(asked)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            if "No space left on device" in done.stderr:
-                raise BadInput(f"no space left in {destination.parent}; free some, or set ASSAY_HOME")
-            raise BackendError(f"embedder {definition.name}: export to OpenVINO failed: {last[:300]}")
-        facts = {
-            "digest": digest,
-            "prefix": definition.prefix,
-            "lower": definition.lower,
-            "window": definition.window,
-            "files": {name: sha256_file(folder / name) for name in _FILES},
-        }
-        (folder / "embedder.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-        try:
-            folder.rename(destination)
-        except OSError as exc:
-            if not (destination / "embedder.json").is_file():
-                raise BackendError(f"embedder {definition.name}: cannot write {destination}: {exc}") from exc
+    """Convert in a process of its own; see `exports.make`."""
+    asked = {
+        "source": str(definition.folder),
+        "seed": definition.random_seed,
+        "calibration": str(calibration()) if precision == "int8" else None,
+        "prefix": definition.prefix,
+        "lower": definition.lower,
+        "window": definition.window,
+        "float_layers": definition.float_layers,
+    }
+    facts = {"digest": digest, **{name: asked[name] for name in ("prefix", "lower", "window")}}
+    module, what = "pipelines.backends.openvino_export", f"embedder {definition.name}"
+    exports.make(destination, module, [json.dumps(asked)], files=_FILES, facts=facts, what=what)
 
 
 class OpenVinoEmbedder:
@@ -104,12 +80,7 @@ class OpenVinoEmbedder:
 
     def __init__(self, folder: Path, *, name: str, precision: str, batch_tokens: int, threads: int) -> None:
         """Verify the export below `folder`; IntegrityError when a file is not what was recorded."""
-        facts = json.loads((folder / "embedder.json").read_text(encoding="utf-8"))
-        for file, digest in facts["files"].items():
-            if not (folder / file).is_file() or sha256_file(folder / file) != digest:
-                raise IntegrityError(
-                    f"{folder / file} is not the file that was exported; delete {folder} and run again"
-                )
+        facts = exports.opened(folder)
         self._folder, self._precision = folder, precision
         self._batch_tokens, self._threads = batch_tokens, threads
         self._prefix, self._lower = str(facts["prefix"]), bool(facts["lower"])
@@ -177,23 +148,17 @@ class OpenVinoEmbedder:
         encoded = self._tokenizer.encode_batch_fast(
             [self._prefix + (text.lower() if self._lower else text) for text in texts]
         )
-        by_length: dict[int, list[int]] = {}
-        for position, item in enumerate(encoded):
-            length = len(item.ids)
+        lengths = [len(item.ids) for item in encoded]
+        for position, length in enumerate(lengths):
             if length > self._model_window:
                 begins = " ".join(texts[position].split())[:40]
                 raise BadInput(f"{begins!r}... has {length} tokens; embedder {self.name} takes {self._model_window}")
-            by_length.setdefault(length, []).append(position)
-        out = np.empty((len(texts), self.dim), dtype=np.float32)
         around = int(self._tokenizer.num_special_tokens_to_add(False)) + self._model_window - self.window
-        read = np.array([len(item.ids) - around for item in encoded], dtype=np.int32)
-        infer = self._infer
-        for length, positions in sorted(by_length.items()):
-            step = max(1, self._batch_tokens // length)
-            for start in range(0, len(positions), step):
-                batch = positions[start : start + step]
-                ids = np.array([encoded[p].ids for p in batch], dtype=np.int64)
-                out[batch] = infer([ids], share_inputs=True)[0]
+        read = np.array(lengths, dtype=np.int32) - around
+        out, infer = np.empty((len(texts), self.dim), dtype=np.float32), self._infer
+        for batch in same_length(lengths, tokens=self._batch_tokens):
+            ids = np.array([encoded[p].ids for p in batch], dtype=np.int64)
+            out[batch] = infer([ids], share_inputs=True)[0]
         return out, read
 
 
@@ -216,6 +181,6 @@ def load_embedder(
     parsed = read_definition(definition)
     digest = embedder_digest(parsed, precision)
     folder = cache / "embedders" / digest
-    if not (folder / "embedder.json").is_file():
+    if not (folder / exports.FACTS).is_file():
         _export(parsed, precision, digest, folder)
     return reopen(str(folder.resolve()), parsed.name, precision, batch_tokens, threads)

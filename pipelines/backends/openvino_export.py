@@ -81,12 +81,12 @@ def quantised(model: Any, tokenizer: Any, texts: Sequence[str], *, float_layers:
     )
 
 
-def main(asked: Mapping[str, Any]) -> None:
+def main(asked: Mapping[str, Any], destination: str) -> None:
     """Write model.xml, model.bin and tokenizer.json below `destination`; in int8 when `calibration` names its texts."""
     import openvino
     from tokenizers import Tokenizer
 
-    folder = Path(asked["destination"])
+    folder = Path(destination)
     (folder / "tokenizer.json").write_bytes((Path(asked["source"]) / "tokenizer.json").read_bytes())
     model = graph(asked["source"], asked["seed"])
     if asked["calibration"]:
@@ -102,4 +102,4 @@ def main(asked: Mapping[str, Any]) -> None:
 
 if __name__ == "__main__":
     os.environ["HF_HUB_OFFLINE"] = "1"
-    main(json.loads(sys.argv[1]))
+    main(json.loads(sys.argv[1]), sys.argv[2])

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from pipelines import exports
+from pipelines.core.batches import same_length
 from pipelines.core.digests import digest_json
 from pipelines.definitions import hub_folder, read_yaml, sha256_file
 from pipelines.errors import BadConfig, BadInput, MissingTool
@@ -141,20 +142,14 @@ class OpenVinoReranker:
         self._tokenizer.enable_truncation(self._window, strategy="only_second")
         encoded = self._tokenizer.encode_batch([(question, text) for text in texts])
         self._tokenizer.no_truncation()
-        by_length: dict[int, list[int]] = {}
-        for position, item in enumerate(encoded):
-            by_length.setdefault(len(item.ids), []).append(position)
         out = np.empty(len(texts), dtype=np.float32)
         wanted = {port.get_any_name() for port in self._compiled.inputs}
-        for length, positions in sorted(by_length.items()):
-            step = max(1, _BATCH_TOKENS // length)
-            for start in range(0, len(positions), step):
-                batch = positions[start : start + step]
-                ids = np.array([encoded[p].ids for p in batch], dtype=np.int64)
-                given = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
-                if "token_type_ids" in wanted:
-                    given["token_type_ids"] = np.array([encoded[p].type_ids for p in batch], dtype=np.int64)
-                out[batch] = self._compiled(given)[0][:, 0]
+        for batch in same_length([len(item.ids) for item in encoded], tokens=_BATCH_TOKENS):
+            ids = np.array([encoded[p].ids for p in batch], dtype=np.int64)
+            given = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+            if "token_type_ids" in wanted:
+                given["token_type_ids"] = np.array([encoded[p].type_ids for p in batch], dtype=np.int64)
+            out[batch] = self._compiled(given)[0][:, 0]
         return out
 
 

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from pipelines.core.batches import same_length
 from pipelines.core.digests import digest_json
 from pipelines.errors import BadConfig, BadInput, MissingTool
 
@@ -93,21 +94,16 @@ class TorchEmbedder:
         encoded = self._tokenizer.encode_batch(
             [self._prefix + (text.lower() if self._lower else text) for text in texts]
         )
-        by_length: dict[int, list[int]] = {}
-        for position, item in enumerate(encoded):
-            length = len(item.ids)
+        lengths = [len(item.ids) for item in encoded]
+        for position, length in enumerate(lengths):
             if length > self._model_window:
                 begins = " ".join(texts[position].split())[:40]
                 raise BadInput(f"{begins!r}... has {length} tokens; embedder {self.name} takes {self._model_window}")
-            by_length.setdefault(length, []).append(position)
         found: dict[int, np.ndarray] = {}
-        for length, positions in sorted(by_length.items()):
-            step = max(1, self._batch_tokens // length)
-            for start in range(0, len(positions), step):
-                batch = positions[start : start + step]
-                vectors = self._forward(np.array([encoded[p].ids for p in batch], dtype=np.int64))
-                found.update(zip(batch, vectors, strict=True))
-        read = np.array([len(item.ids) - around for item in encoded], dtype=np.int32)
+        for batch in same_length(lengths, tokens=self._batch_tokens):
+            vectors = self._forward(np.array([encoded[p].ids for p in batch], dtype=np.int64))
+            found.update(zip(batch, vectors, strict=True))
+        read = np.array(lengths, dtype=np.int32) - around
         return np.stack([found[position] for position in range(len(texts))]), read
 
     def _forward(self, ids: np.ndarray) -> np.ndarray:

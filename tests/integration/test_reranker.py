@@ -47,13 +47,6 @@ with torch.no_grad():
 """Two layers of BERT with the vocabulary of MiniLM, as CrossEncoder reads them; prints what it ranks pairs by."""
 
 
-@pytest.fixture(autouse=True)
-def uncaptured(capfd):
-    """A library that is loaded here closes the file that pytest has put in the place of stderr."""
-    with capfd.disabled():
-        yield
-
-
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """(settings of a home with the cross-encoder, its own logits of PAIRED)."""
