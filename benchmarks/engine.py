@@ -102,8 +102,9 @@ def timed(engines: dict[str, Engine], texts: Sequence[str], rounds: int) -> tupl
     """CPU-seconds of every round after a first one that does not count, and the vectors. No child process works."""
     taken: dict[str, list[float]] = {name: [] for name in engines}
     vectors = {name: engine(texts) for name, engine in engines.items()}
-    for _ in range(rounds):
+    for number in range(rounds):
         for name, engine in engines.items():
+            print(f"engine: round {number + 1} of {rounds}: {name}", file=sys.stderr, flush=True)
             started = time.process_time()
             engine(texts)
             taken[name].append(time.process_time() - started)
@@ -179,6 +180,7 @@ def main() -> None:
         limit = 60 if args.quick else None
         for precision, embedder in made.items():
             for name in SETS:
+                print(f"engine: {name} in {precision}", file=sys.stderr, flush=True)
                 ratios[f"nDCG@10 {name} {precision}"] = ndcg(embedder, name, limit)
     title = f"{len(texts)} chunks, {tokens / len(texts):.0f} tokens each, one core, {args.rounds} rounds"
     harness.show(title, rows, ratios=ratios, json_file=args.json)

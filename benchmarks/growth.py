@@ -22,7 +22,7 @@ from typing import Any
 import psutil
 
 from benchmarks.corpora import CHUNKS_PER_DOCUMENT, edited, in_process, ports_of, run_plainly, write_documents
-from benchmarks.harness import arguments, metered, show
+from benchmarks.harness import arguments, finish_plot, metered, show
 
 STAGES = ("chunk", "embed", "index")
 _PATIENCE = 60.0
@@ -105,11 +105,7 @@ def plot(rows: list[dict[str, Any]], file: Path) -> None:
         cost.plot(sizes, [held[size] for size in sizes], marker="o", label=stage)
     memory.set(xscale="log", ylim=(0, None), xlabel="chunks", ylabel="highest resident memory of one process (MiB)")
     cost.set(xscale="log", ylim=(0, None), xlabel="chunks", ylabel="CPU-milliseconds a chunk")
-    for axes in (memory, cost):
-        axes.grid(alpha=0.3)
-        axes.legend()
-    figure.tight_layout()
-    figure.savefig(file, dpi=120)
+    finish_plot(figure, (memory, cost), file)
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ import os
 import statistics
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -113,6 +113,15 @@ def arguments(description: str | None, **flags: Mapping[str, Any]) -> argparse.N
 def spread(values: Sequence[float]) -> str:
     """`median [min, max]` with three significant digits."""
     return f"{statistics.median(values):.3g} [{min(values):.3g}, {max(values):.3g}]"
+
+
+def finish_plot(figure: Any, axes: Iterable[Any], file: Path) -> None:
+    """Grid, legend, and the figure as a PNG."""
+    for one in axes:
+        one.grid(alpha=0.3)
+        one.legend()
+    figure.tight_layout()
+    figure.savefig(file, dpi=120)
 
 
 def show(title: str, rows: Sequence[Mapping[str, Any]], *, ratios: Mapping[str, float], json_file: Path | None) -> None:

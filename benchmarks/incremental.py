@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.corpora import CHUNKS_PER_DOCUMENT, edited, in_process, ports_of, run_plainly, write_documents
-from benchmarks.harness import arguments, show
+from benchmarks.harness import arguments, finish_plot, show
 from pipelines.workspace import Workspace, write_whole
 
 SHARES = (0.0, 0.001, 0.01, 0.1)
@@ -103,10 +103,7 @@ def plot(rows: list[dict[str, Any]], file: Path) -> None:
     )
     axes.set(xlabel="documents changed, added or deleted (%)", ylabel="CPU-seconds of chunk + embed, start-up aside")
     axes.set_title(f"{rows[0]['chunks']:,} chunks")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.tight_layout()
-    figure.savefig(file, dpi=120)
+    finish_plot(figure, (axes,), file)
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -303,12 +303,12 @@ def down(settings: Settings) -> None:
     print("stopped")
 
 
-def main() -> None:
-    verbs = {"up": up, "down": down}
+def run_verb(verbs: Mapping[str, Callable[[Settings], None]], *, module: str) -> None:
+    """Do the verb of the command line; an error is one line and its exit code."""
     verb = sys.argv[1] if len(sys.argv) == 2 else ""
     try:
         if verb not in verbs:
-            raise MissingTool(f"{verb!r} is not a verb of infra.services; one of up, down")
+            raise MissingTool(f"{verb!r} is not a verb of {module}; one of {', '.join(verbs)}")
         verbs[verb](Settings.from_env())
     except AssayError as exc:
         print(f"assay: {exc}", file=sys.stderr)
@@ -316,4 +316,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_verb({"up": up, "down": down}, module="infra.services")

@@ -14,7 +14,6 @@ import json
 import os
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,9 +21,9 @@ from pathlib import Path
 
 import psutil
 
-from infra.services import HOST, end_sessions, port, require_free
+from infra.services import HOST, end_sessions, port, require_free, run_verb
 from pipelines.backends.spark import check_java
-from pipelines.errors import AssayError, BackendError, MissingTool
+from pipelines.errors import BackendError, MissingTool
 from pipelines.settings import QUIET, Settings
 
 WORKERS = 2
@@ -189,17 +188,5 @@ def down(settings: Settings) -> None:
     print("stopped" if running else "nothing is running")
 
 
-def main() -> None:
-    verbs = {"up": up, "down": down}
-    verb = sys.argv[1] if len(sys.argv) == 2 else ""
-    try:
-        if verb not in verbs:
-            raise MissingTool(f"{verb!r} is not a verb of infra.spark_cluster; one of up, down")
-        verbs[verb](Settings.from_env())
-    except AssayError as exc:
-        print(f"assay: {exc}", file=sys.stderr)
-        sys.exit(exc.exit_code)
-
-
 if __name__ == "__main__":
-    main()
+    run_verb({"up": up, "down": down}, module="infra.spark_cluster")

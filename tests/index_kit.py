@@ -95,6 +95,20 @@ class Ports(Wiring):
         self.registry = Recorder()  # type: ignore[assignment]
 
 
+def rules(count: int) -> dict[str, str]:
+    """Path -> Markdown of so many rule pages, nine clauses each: nine chunks of some 45 tokens."""
+    return {
+        f"{n:03d}.md": f"# Rule {n}\n\n"
+        + "\n\n".join(
+            f"Clause {n}.{m} says that item {n * 31 + m} is looked at by desk {n % 7}, which answers within {m + 2} "
+            f"days. When it does not, the customer of item {n * 31 + m} is paid {m * 3 + 1} euros and told so by "
+            "letter."
+            for m in range(9)
+        )
+        for n in range(count)
+    }
+
+
 def documents_of(texts: Mapping[str, str]) -> list[Document]:
     return [
         Document(key, key.split(".")[0].title(), text, "text/plain" if key.endswith(".txt") else "text/markdown", key)

@@ -18,7 +18,6 @@ Nothing is truncated: a text longer than the window is refused.
 from __future__ import annotations
 
 import json
-import os
 import threading
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
@@ -30,8 +29,9 @@ import numpy as np
 from pipelines import exports
 from pipelines.core.batches import same_length
 from pipelines.embedders import PRECISIONS, Definition, calibration, embedder_digest, read_definition
-from pipelines.errors import BadConfig, BadInput
+from pipelines.errors import BadConfig
 from pipelines.shipping import arrived
+from pipelines.tokens import TextReader
 
 _FILES = ("model.xml", "model.bin", "tokenizer.json")
 
@@ -71,7 +71,7 @@ def _export(definition: Definition, precision: str, digest: str, destination: Pa
     exports.make(destination, module, [json.dumps(asked)], files=_FILES, facts=facts, what=what)
 
 
-class OpenVinoEmbedder:
+class OpenVinoEmbedder(TextReader):
     """An export, opened: a `ports.Embedder`. Compiled on first use.
 
     Pickled, it is its address: the copy in a worker process opens the export again, once per process, and infers on
@@ -83,34 +83,18 @@ class OpenVinoEmbedder:
         facts = exports.opened(folder)
         self._folder, self._precision = folder, precision
         self._batch_tokens, self._threads = batch_tokens, threads
-        self._prefix, self._lower = str(facts["prefix"]), bool(facts["lower"])
-        self.name, self.digest = name, str(facts["digest"])
-        self._model_window = int(facts["window"])
+        self.digest = str(facts["digest"])
+        super().__init__(
+            folder / "tokenizer.json",
+            name=name,
+            prefix=str(facts["prefix"]),
+            lower=bool(facts["lower"]),
+            window=int(facts["window"]),
+            parallel=threads != 1,
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         return reopen, (str(self._folder), self.name, self._precision, self._batch_tokens, 1)
-
-    @cached_property
-    def tokenizer(self) -> str:
-        """The tokenizer as JSON of the tokenizers library, without its truncation and padding."""
-        return str(self._tokenizer.to_str())
-
-    @cached_property
-    def _tokenizer(self) -> Any:
-        from tokenizers import Tokenizer
-
-        if self._threads == 1:
-            os.environ["TOKENIZERS_PARALLELISM"] = "false"  # else it tokenises on every core, beside as many workers
-        tokenizer = Tokenizer.from_file(str(self._folder / "tokenizer.json"))
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
-        return tokenizer
-
-    @cached_property
-    def window(self) -> int:
-        """Most tokens of text, special tokens included; what the prefix takes is already subtracted."""
-        taken = len(self._tokenizer.encode(self._prefix, add_special_tokens=False).ids) if self._prefix else 0
-        return self._model_window - taken
 
     @cached_property
     def _compiled(self) -> Any:
@@ -145,20 +129,10 @@ class OpenVinoEmbedder:
 
     def embed_counted(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """The vectors of `embed_batch`, and int32 (texts,): tokens read of each, special ones and prefix aside."""
-        encoded = self._tokenizer.encode_batch_fast(
-            [self._prefix + (text.lower() if self._lower else text) for text in texts]
-        )
-        lengths = [len(item.ids) for item in encoded]
-        for position, length in enumerate(lengths):
-            if length > self._model_window:
-                begins = " ".join(texts[position].split())[:40]
-                raise BadInput(f"{begins!r}... has {length} tokens; embedder {self.name} takes {self._model_window}")
-        around = int(self._tokenizer.num_special_tokens_to_add(False)) + self._model_window - self.window
-        read = np.array(lengths, dtype=np.int32) - around
+        ids, read = self.read(texts)
         out, infer = np.empty((len(texts), self.dim), dtype=np.float32), self._infer
-        for batch in same_length(lengths, tokens=self._batch_tokens):
-            ids = np.array([encoded[p].ids for p in batch], dtype=np.int64)
-            out[batch] = infer([ids], share_inputs=True)[0]
+        for batch in same_length([len(one) for one in ids], tokens=self._batch_tokens):
+            out[batch] = infer([np.array([ids[p] for p in batch], dtype=np.int64)], share_inputs=True)[0]
         return out, read
 
 

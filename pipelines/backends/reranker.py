@@ -27,6 +27,7 @@ from pipelines.core.digests import digest_json
 from pipelines.definitions import hub_folder, package_folder, read_yaml, sha256_file
 from pipelines.errors import BadConfig, BadInput, MissingTool
 from pipelines.params import resolve
+from pipelines.tokens import whole_tokenizer
 
 DEFINITION_FORM = "one of package, path or hub; and optionally window"
 _FILES = ("model.xml", "model.bin", "tokenizer.json")
@@ -106,12 +107,7 @@ class OpenVinoReranker:
 
     @cached_property
     def _tokenizer(self) -> Any:
-        from tokenizers import Tokenizer
-
-        tokenizer = Tokenizer.from_file(str(self._folder / "tokenizer.json"))
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
-        return tokenizer
+        return whole_tokenizer(self._folder / "tokenizer.json")
 
     @cached_property
     def _compiled(self) -> Any:

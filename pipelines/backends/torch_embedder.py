@@ -17,7 +17,8 @@ import numpy as np
 
 from pipelines.core.batches import same_length
 from pipelines.core.digests import digest_json
-from pipelines.errors import BadConfig, BadInput, MissingTool
+from pipelines.errors import BadConfig, MissingTool
+from pipelines.tokens import TextReader
 
 PRECISIONS = ("fp32", "bf16")
 
@@ -39,38 +40,24 @@ class Definition(Protocol):
     def random_seed(self) -> int | None: ...
 
 
-class TorchEmbedder:
+class TorchEmbedder(TextReader):
     """A sentence-transformers folder, opened on first use. Pickled, it is its address, as the other engines are."""
 
     def __init__(self, folder: str, *facts: Any) -> None:
         """`facts`: name, digest, prefix, lower, window, precision, batch_tokens, device."""
         self._folder, self._facts = folder, facts
-        self.name, self.digest = str(facts[0]), str(facts[1])
-        self._prefix, self._lower, self._model_window = str(facts[2]), bool(facts[3]), int(facts[4])
+        self.digest = str(facts[1])
+        super().__init__(
+            Path(folder) / "tokenizer.json",
+            name=str(facts[0]),
+            prefix=str(facts[2]),
+            lower=bool(facts[3]),
+            window=int(facts[4]),
+        )
         self._precision, self._batch_tokens, self._device = str(facts[5]), int(facts[6]), str(facts[7])
 
     def __reduce__(self) -> tuple[Any, ...]:
         return reopen, (self._folder, *self._facts)
-
-    @cached_property
-    def _tokenizer(self) -> Any:
-        from tokenizers import Tokenizer
-
-        tokenizer = Tokenizer.from_file(str(Path(self._folder) / "tokenizer.json"))
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
-        return tokenizer
-
-    @cached_property
-    def tokenizer(self) -> str:
-        """The tokenizer as JSON of the tokenizers library, without its truncation and padding."""
-        return str(self._tokenizer.to_str())
-
-    @cached_property
-    def window(self) -> int:
-        """Most tokens of text, special tokens included; what the prefix takes is already subtracted."""
-        taken = len(self._tokenizer.encode(self._prefix, add_special_tokens=False).ids) if self._prefix else 0
-        return self._model_window - taken
 
     @cached_property
     def _model(self) -> Any:
@@ -88,22 +75,13 @@ class TorchEmbedder:
 
     def embed_counted(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """The vectors of `embed_batch`, and int32 (texts,): tokens read of each, special ones and prefix aside."""
-        around = int(self._tokenizer.num_special_tokens_to_add(False)) + self._model_window - self.window
         if not texts:
             return np.empty((0, self.dim), dtype=np.float32), np.empty(0, dtype=np.int32)
-        encoded = self._tokenizer.encode_batch(
-            [self._prefix + (text.lower() if self._lower else text) for text in texts]
-        )
-        lengths = [len(item.ids) for item in encoded]
-        for position, length in enumerate(lengths):
-            if length > self._model_window:
-                begins = " ".join(texts[position].split())[:40]
-                raise BadInput(f"{begins!r}... has {length} tokens; embedder {self.name} takes {self._model_window}")
+        ids, read = self.read(texts)
         found: dict[int, np.ndarray] = {}
-        for batch in same_length(lengths, tokens=self._batch_tokens):
-            vectors = self._forward(np.array([encoded[p].ids for p in batch], dtype=np.int64))
+        for batch in same_length([len(one) for one in ids], tokens=self._batch_tokens):
+            vectors = self._forward(np.array([ids[p] for p in batch], dtype=np.int64))
             found.update(zip(batch, vectors, strict=True))
-        read = np.array(lengths, dtype=np.int32) - around
         return np.stack([found[position] for position in range(len(texts))]), read
 
     def _forward(self, ids: np.ndarray) -> np.ndarray:

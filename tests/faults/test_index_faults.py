@@ -22,20 +22,12 @@ import pytest
 from pipelines.builds import held
 from pipelines.errors import BadInput
 from pipelines.settings import checkout
-from tests.index_kit import Ports, documents_of, params_of, ports_of, run_stage, write_corpus
+from tests.index_kit import Ports, documents_of, params_of, ports_of, rules, run_stage, write_corpus
 
 pytestmark = pytest.mark.faults
 
 SHAPE: dict[str, Any] = {"chunk": {"min_tokens": 24, "max_tokens": 48, "overlap": 4}}
-TEXTS = {
-    f"{n:03d}.md": f"# Rule {n}\n\n"
-    + "\n\n".join(
-        f"Clause {n}.{m} says that item {n * 31 + m} is looked at by desk {n % 7}, which answers within {m + 2} days. "
-        f"When it does not, the customer of item {n * 31 + m} is paid {m * 3 + 1} euros and told so by letter."
-        for m in range(9)
-    )
-    for n in range(60)
-}
+TEXTS = rules(60)
 """About 540 chunks of 45 tokens: three Spark tasks, of which two run at a time."""
 
 

@@ -28,22 +28,14 @@ from pipelines.backends.spark import session
 from pipelines.builds import held
 from pipelines.settings import Settings, checkout
 from tests.faults.test_milvus_kill import build_in, rows_of
-from tests.index_kit import Ports, documents_of, exports, params_of, ports_of, run_stage, write_corpus
+from tests.index_kit import Ports, documents_of, exports, params_of, ports_of, rules, run_stage, write_corpus
 from tests.milvus_kit import lite_server
 from tests.milvus_kit import running as milvus_running
 
 pytestmark = pytest.mark.faults
 
 PARAMS = params_of(chunk={"min_tokens": 24, "max_tokens": 48, "overlap": 4}, embed={"partitions": 8})
-TEXTS = {
-    f"{n:03d}.md": f"# Rule {n}\n\n"
-    + "\n\n".join(
-        f"Clause {n}.{m} says that item {n * 31 + m} is looked at by desk {n % 7}, which answers within {m + 2} days. "
-        f"When it does not, the customer of item {n * 31 + m} is paid {m * 3 + 1} euros and told so by letter."
-        for m in range(9)
-    )
-    for n in range(32)
-}
+TEXTS = rules(32)
 """About 290 chunks of 45 tokens: eight Spark tasks, of which two run at a time."""
 MAY_HIDE = subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False).returncode == 0
 
