@@ -10,7 +10,9 @@ import argparse
 import ctypes
 import json
 import os
+import signal
 import statistics
+import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -101,7 +103,9 @@ def shared_data(name: str) -> Path:
 
 
 def arguments(description: str | None, **flags: Mapping[str, Any]) -> argparse.Namespace:
-    """--json FILE and --quick, which every benchmark has, and its own flags."""
+    """--json FILE and --quick, which every benchmark has, and its own flags. A SIGTERM from now on unwinds the
+    benchmark as an exit does, so that it ends the servers that it started."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     parser = argparse.ArgumentParser(description=(description or "").split("\n")[0])
     parser.add_argument("--json", type=Path, help='write {"rows": [...], "ratios": {name: number}} to this file')
     parser.add_argument("--quick", action="store_true", help="a small size, to see that it works; not a measurement")

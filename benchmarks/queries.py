@@ -128,8 +128,10 @@ def measured(rows: int, queries: int, embedder: Embedder) -> list[dict[str, Any]
                 ask(kind, [0], 1)  # warm
                 for threads in THREADS:
                     seconds[(*name, kind, threads)], cpu[(*name, kind, threads)] = [], 0.0
-        for part in np.array_split(np.arange(queries), ROUNDS):
+        for number, part in enumerate(np.array_split(np.arange(queries), ROUNDS), 1):
             for cell in seconds:
+                say = f"queries: {rows:,} chunks, round {number} of {ROUNDS}: {' '.join(map(str, cell))}"
+                print(say, file=sys.stderr, flush=True)
                 name, kind, threads = cell[:2], cell[2], cell[3]
                 took, keys, used = engines[name][0](kind, [int(n) for n in part], threads)
                 seconds[cell] += took
