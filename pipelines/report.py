@@ -12,7 +12,7 @@ from typing import Any
 
 from pipelines.core.prompts import ARMS
 from pipelines.settings import checkout
-from pipelines.show import arm_columns, best_arm, number
+from pipelines.show import POWER_NOTE, arm_columns, best_arm, number, questions
 from pipelines.workspace import write_whole
 
 Json = Mapping[str, Any]
@@ -30,6 +30,7 @@ def _templates() -> Any:
         trim_blocks=True,
     )
     environment.filters["num"] = lambda value: "" if value is None else number(value)
+    environment.filters["questions"] = questions
     environment.filters["cell"] = lambda text: " ".join(str(text).split()).replace("|", "\\|")
     return environment
 
@@ -38,7 +39,9 @@ def describe(manifest: Json) -> str:
     """Markdown by which a reviewer can decide about a release: verdict, arms, retrieval, digests."""
     scored = manifest["evaluation"]["arms"]
     arms = {arm: scored[arm] for arm in ARMS if arm in scored}
-    text: str = _templates().get_template("release.md.j2").render(m=manifest, arms=arms, names=list(arm_columns(arms)))
+    text: str = _templates().get_template("release.md.j2").render(
+        m=manifest, arms=arms, names=list(arm_columns(arms)), power_note=POWER_NOTE
+    )
     return text
 
 
@@ -54,6 +57,7 @@ def render(report: Json, comparison: Json, releases: Json) -> str:
             corpus=report["corpus"],
             candidate=report["candidate"],
             verdict=report["verdict"],
+            power_note=POWER_NOTE,
             retrieval=report["retrieval"],
             arms=arms,
             headings=headings,

@@ -28,6 +28,10 @@ ANSWER_COLUMNS = {
     "tokens_out": "out",
 }
 """Metrics of an arm in the order shown, with short headings; `--json` has them all."""
+POWER_NOTE = (
+    "finds: the smallest true difference that this many questions find four times in five; "
+    "in brackets: how many the check wants, where these are fewer"
+)
 _COSTS = ("latency_p50", "latency_p99", "tokens_in", "tokens_out")
 """Less is better, and the terminal shows no interval."""
 
@@ -117,8 +121,15 @@ def show_comparison(result: Json, console: Console | None = None) -> None:
     console.print(Text("   ".join(notes), style="dim"))
 
 
+def questions(check: Json) -> str:
+    """The questions behind a check, and in brackets how many it wants where these are fewer. Checks of releases that
+    are older than that figure do not have it."""
+    n, enough = check["n"], check.get("needed", 0)
+    return f"{n} ({enough:,})" if enough > n > 0 else str(n or "")
+
+
 def _check_rows(checks: list[Json]) -> Table:
-    table = _table("", "check", "value", "bound", "interval", "n", "reason")
+    table = _table("", "check", "value", "bound", "interval", "n", "finds", "reason")
     for check in checks:
         mark = Text("✓", style="green") if check["passed"] else Text("✗", style="bold red")
         span = "" if check.get("low") is None else f"{number(check['low'])} to {number(check['high'])}"
@@ -128,7 +139,8 @@ def _check_rows(checks: list[Json]) -> Table:
             number(check["value"]),
             number(check["bound"]),
             span,
-            str(check["n"] or ""),
+            questions(check),
+            "" if check.get("detectable") is None else number(check["detectable"]),
             check["reason"],
         )
     return table
@@ -142,6 +154,8 @@ def show_verdict(verdict: Json, console: Console | None = None) -> None:
     tail = "" if verdict["passed"] else f": {failed} of {len(verdict['checks'])} checks failed"
     console.print(Text.assemble("Verdict: ", word, tail))
     console.print(_check_rows(verdict["checks"]))
+    if any(check.get("detectable") is not None for check in verdict["checks"]):
+        console.print(Text(POWER_NOTE, style="dim"))
 
 
 def show_report(result: Json, console: Console | None = None) -> None:

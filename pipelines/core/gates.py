@@ -1,15 +1,19 @@
 """The gate's decisions: which arm would serve, and whether the candidate passes. Numbers in, `Check`s out; no I/O.
 
 Metric names are `retrieval.NAME` or `answers.NAME`; the latter means the arm that would serve. A check that looked
-at nothing fails: a metric that is missing, too few questions, a champion that was not asked the same questions.
+at nothing fails: a metric that is missing, too few questions, a champion that was not asked the same questions. How
+often each check errs, and at which number of questions it can decide, is measured in docs/gate.md.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from pipelines.core.bootstrap import paired_difference
+import numpy as np
+
+from pipelines.core.bootstrap import largest_critical_value
+from pipelines.core.intervals import critical_value, detectable, needed, score_interval, spread
 from pipelines.core.nouns import Check, Metric
 from pipelines.core.prompts import ARMS
 
@@ -19,10 +23,11 @@ Scores = Mapping[str, float]
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """How intervals are made: coverage, resamples and seed of `core.bootstrap`."""
+    """Coverage of the gate's two-sided intervals, of which a check reads one end; draws and seed of the bootstrap that
+    corrects for having chosen the best of several arms."""
 
     confidence: float = 0.95
-    resamples: int = 2000
+    resamples: int = 20000
     seed: int = 7
 
 
@@ -30,7 +35,8 @@ class Bootstrap:
 class Evidence:
     """What the gate looks at. `metrics` are the candidate's, by full name; `scores` and `champion` hold the same
     metrics question by question, for the candidate and for the champion on the same questions; `base` holds the
-    primary metric's scores of the arm `base`. `released` says that there is a champion at all."""
+    primary metric's scores of the arm `base`, `tried` of the arms that the served one was the best of. `released` says
+    that there is a champion at all."""
 
     metrics: Mapping[str, Metric]
     scores: Mapping[str, Scores]
@@ -39,6 +45,7 @@ class Evidence:
     released: bool
     same: Sequence[str] = field(default_factory=tuple)
     """Metric families (`retrieval`) in which candidate and champion are the very same artifact."""
+    tried: Mapping[str, Scores] = field(default_factory=dict)
 
 
 def unfit_arms(arms: Mapping[str, Mapping[str, Metric]], floors: Mapping[str, float]) -> dict[str, str]:
@@ -82,6 +89,20 @@ def choose_arm(
     return best, f"best of {', '.join(among)}{tail}"
 
 
+def tried_arms(
+    arms: Mapping[str, Mapping[str, Metric]], floors: Mapping[str, float], *, primary: str, wanted: str
+) -> list[str]:
+    """The arms other than `base` that the served one was the best of: by their luck the gain over base is too high.
+
+    None when an arm was asked for. One that a floor on another metric left out was no rival; one that a floor on
+    `primary` left out lost on the very metric that chooses, and counts.
+    """
+    if wanted != "auto":
+        return []
+    out = unfit_arms(arms, {name: floor for name, floor in floors.items() if name != primary})
+    return [arm for arm in ARMS if arm in arms and arm != "base" and arm not in out]
+
+
 def floor_check(name: str, floor: float, metric: Metric | None, *, min_questions: int) -> Check:
     """The value must reach `floor` on at least `min_questions` questions."""
     if metric is None:
@@ -98,8 +119,10 @@ def regression_check(name: str, loss: float, evidence: Evidence, *, min_question
     """Non-inferiority to the champion on the same questions: the interval of the paired difference (candidate minus
     champion) must lie at or above `-loss`. A point estimate alone would let a lucky draw pass.
 
-    Without a champion it passes and says so. Source: paired bootstrap, Efron and Tibshirani (1993); the margin is
-    the non-inferiority margin of Piaggio et al., "Reporting of Noninferiority and Equivalence Trials" (2012).
+    On few questions that is out of reach however good the candidate is. So one that lost on no question passes too,
+    and the check says that the questions were too few to decide. Without a champion it passes and says so. Source:
+    the margin is the non-inferiority margin of Piaggio et al., "Reporting of Noninferiority and Equivalence Trials"
+    (2012), the interval that of `core.intervals`.
     """
     title = f"no loss of {name}"
     if not evidence.released:
@@ -112,25 +135,45 @@ def regression_check(name: str, loss: float, evidence: Evidence, *, min_question
     if len(both) < min_questions:
         reason = f"{len(both)} questions have {name} of candidate and champion, at least {min_questions} are asked"
         return Check(title, None, -loss, False, reason, n=len(both))
-    diff = _difference([ours[i] for i in both], [theirs[i] for i in both], bootstrap)
-    passed = diff.low >= -loss
+    values, z = _differences(ours, theirs, both), critical_value(bootstrap.confidence)
+    diff, enough = _interval(values, z), needed(spread(values), loss, z=z)
+    shown, unharmed = diff.low >= -loss, bool(values.min() >= 0)
     reason = f"the difference to the champion may be as low as {diff.low:+.3f}, at most {loss:g} may be lost"
-    return Check(title, diff.value, -loss, passed, reason, diff.low, diff.high, diff.n)
+    if unharmed and not shown:
+        reason = f"no question lost anything, though {reason}"
+    if diff.low > 0:
+        reason = f"better than the champion by {diff.value:+.3f}, at worst by {diff.low:+.3f}"
+    elif diff.high < 0:
+        reason += f"; worse than it by {-diff.value:.3f}, at best by {-diff.high:.3f}"
+    if not shown and diff.high >= -loss:
+        reason += _too_few(diff.n, enough, what=f"a loss of {loss:g}")
+    return _powered(Check(title, diff.value, -loss, shown or unharmed, reason), diff, spread(values), z, enough)
 
 
 def gain_check(name: str, arm: str, gain: float, evidence: Evidence, *, bootstrap: Bootstrap) -> Check:
     """The arm that serves must beat `base` on the primary metric: the interval of the paired difference must lie
-    above `gain`, so that the best of four noisy arms does not pass by luck."""
+    above `gain`. It is widened for the number of arms that were tried, so that the best of several noisy ones does
+    not pass by luck."""
     title = f"gain of {name} over base"
     if arm == "base":
         return Check(title, 0.0, gain, False, "the best arm is the base model itself: nothing was gained")
     ours, theirs = evidence.scores.get(name, {}), evidence.base
-    both = sorted(ours.keys() & theirs.keys())
+    rivals = [scores for rival, scores in evidence.tried.items() if rival != arm]
+    both = sorted(set.intersection(*(set(scores) for scores in (ours, theirs, *rivals))))
     if not both:
         return Check(title, None, gain, False, f"{name} of base was not measured on the same questions")
-    diff = _difference([ours[i] for i in both], [theirs[i] for i in both], bootstrap)
-    reason = f"{arm} gains {diff.value:+.3f} over base, at worst {diff.low:+.3f}; more than {gain:g} is asked"
-    return Check(title, diff.value, gain, diff.low > gain, reason, diff.low, diff.high, diff.n)
+    values = np.array([_differences(scores, theirs, both) for scores in (ours, *rivals)])
+    z = largest_critical_value(
+        values, confidence=bootstrap.confidence, resamples=bootstrap.resamples, seed=bootstrap.seed
+    )
+    diff = _interval(values[0], z)
+    enough = needed(spread(values[0]), diff.value - gain, z=z)
+    of = f" (the best of {len(values)} tried)" if rivals else ""
+    reason = f"{arm}{of} gains {diff.value:+.3f} over base, at worst {diff.low:+.3f}; more than {gain:g} is asked"
+    passed = diff.low > gain
+    if not passed and enough > diff.n:
+        reason += _too_few(diff.n, enough, what=f"a gain of {diff.value:.3f}")
+    return _powered(Check(title, diff.value, gain, passed, reason), diff, spread(values[0]), z, enough)
 
 
 def precision_check(limit: float, loss: Metric | None, *, min_questions: int) -> Check:
@@ -147,10 +190,27 @@ def precision_check(limit: float, loss: Metric | None, *, min_questions: int) ->
     return Check(title, loss.value, limit, loss.value <= limit, reason, loss.low, loss.high, loss.n)
 
 
-def _difference(ours: Sequence[float], theirs: Sequence[float], bootstrap: Bootstrap) -> Metric:
-    return paired_difference(
-        ours, theirs, confidence=bootstrap.confidence, resamples=bootstrap.resamples, seed=bootstrap.seed
-    )
+def _differences(ours: Scores, theirs: Scores, questions: Sequence[str]) -> np.ndarray:
+    return np.array([ours[question] - theirs[question] for question in questions], dtype=np.float64)
+
+
+def _interval(values: np.ndarray, z: float) -> Metric:
+    """Differences of scores lie between -1 and 1; a metric on another scale widens that to what was seen."""
+    return score_interval(values, z=z, lowest=min(-1.0, values.min()), highest=max(1.0, values.max()))
+
+
+def _too_few(n: int, enough: int, *, what: str) -> str:
+    """What to say of a question set that cannot decide; nothing when it is large enough."""
+    if not enough:
+        return "; no number of questions shows that nothing at all was lost: the margin must be above 0"
+    return f"; too few questions to decide about {what}: {n} now, about {enough:,} needed" if enough > n else ""
+
+
+def _powered(check: Check, diff: Metric, deviation: float, z: float, enough: int) -> Check:
+    """The check with its interval, its n and what that n could have shown."""
+    found = detectable(deviation, diff.n, z=z)
+    reason = f"{check.reason} ({diff.n} questions find a difference of {found:.3f} four times in five)"
+    return replace(check, reason=reason, low=diff.low, high=diff.high, n=diff.n, detectable=found, needed=enough)
 
 
 def count_check(name: str, value: int, *, at_least: int) -> Check:

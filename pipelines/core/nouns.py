@@ -89,7 +89,7 @@ class Adapter:
 
 @dataclass(frozen=True)
 class Metric:
-    """A mean with its 95 % bootstrap interval and the number of items behind it."""
+    """A mean with its 95 % interval and the number of items behind it."""
 
     value: float
     low: float
@@ -102,7 +102,10 @@ class Metric:
 
 @dataclass(frozen=True)
 class Check:
-    """One condition of the gate: `value` against `bound`, with the interval and n it rests on."""
+    """One condition of the gate: `value` against `bound`, with the interval and n it rests on.
+
+    A check of a difference also says what n could show: `detectable`, the smallest true difference found with
+    probability 0.8, and `needed`, the number of questions that would decide (0: no number is known)."""
 
     name: str
     value: float | None
@@ -112,6 +115,8 @@ class Check:
     low: float | None = None
     high: float | None = None
     n: int = 0
+    detectable: float | None = None
+    needed: int = 0
 
 
 @dataclass(frozen=True)

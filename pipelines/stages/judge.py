@@ -6,7 +6,7 @@ run. It publishes nothing: a rejected candidate is a result. What was not scored
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -29,8 +29,9 @@ def _metrics(prefix: str, found: Facts) -> dict[str, Metric]:
     return {f"{prefix}{name}": Metric(m["value"], m["low"], m["high"], m["n"]) for name, m in found.items()}
 
 
-def _evidence(params: CorpusParams, workspace: Workspace, arm: str | None) -> gates.Evidence:
-    """Everything measured about the arm that would serve, and about the champion on the same questions."""
+def _evidence(params: CorpusParams, workspace: Workspace, arm: str | None, *, tried: Sequence[str]) -> gates.Evidence:
+    """Everything measured about the arm that would serve, about the champion on the same questions, and about the
+    arms that it was the best of."""
     retrieval, answers = workspace.receipt("score_retrieval"), workspace.receipt("score_answers")
     champion = workspace.champion()
     metrics = _metrics("retrieval.", retrieval.get("metrics", {}))
@@ -46,7 +47,7 @@ def _evidence(params: CorpusParams, workspace: Workspace, arm: str | None) -> ga
         else:
             by_arm = answer_scores(answer_rows, metric)
             ours[name], theirs[name] = by_arm.get(arm or "", {}), by_arm.get("champion", {})
-    base = answer_scores(answer_rows, params.judge.primary.partition(".")[2]).get("base", {})
+    primary = answer_scores(answer_rows, params.judge.primary.partition(".")[2])
     same_index = champion.get("index", {}).get("collection") == workspace.receipt("index")["collection"]
     was = champion.get("params", {}).get("retrieve")
     same_search = (
@@ -55,7 +56,8 @@ def _evidence(params: CorpusParams, workspace: Workspace, arm: str | None) -> ga
         and reranker_digest(champion) == reranker_digest(retrieval)
     )
     same = ("retrieval",) if same_index and same_search else ()
-    return gates.Evidence(metrics, ours, theirs, base, bool(champion), same)
+    rivals = {name: primary[name] for name in tried if name in primary}
+    return gates.Evidence(metrics, ours, theirs, primary.get("base", {}), bool(champion), same, rivals)
 
 
 def _rows(workspace: Workspace, kind: str) -> list[dict[str, Any]]:
@@ -141,12 +143,13 @@ def decide(params: CorpusParams, workspace: Workspace) -> dict[str, Any]:
     scored = {arm: _metrics("", answers["arms"][arm]) for arm in means}
     unfit = gates.unfit_arms(scored, judge.floors)
     arm, arm_reason = gates.choose_arm(means, wanted=params.promote.arm, unfit=unfit)
+    tried = gates.tried_arms(scored, judge.floors, primary=judge.primary, wanted=params.promote.arm)
     bootstrap = gates.Bootstrap(judge.confidence, judge.resamples, judge.seed)
     checks = _data_checks(params, workspace, prompt)
     checks.append(Check("arm", None, None, arm is not None, arm_reason))
     checks += gates.judge(
         arm,
-        _evidence(params, workspace, arm),
+        _evidence(params, workspace, arm, tried=tried),
         floors=judge.floors,
         max_regression=judge.max_regression,
         primary=judge.primary,

@@ -136,13 +136,49 @@ def test_without_questions_nothing_is_passed_unjudged(wiring):
 
 
 def test_a_champion_must_not_be_lost_against(wiring):
+    wiring.params = params_of(judge={"max_regression": {"answers.token_f1": 0.16, "retrieval.ndcg@10": 0.13}})
     champion = manifest_of(wiring, decided(wiring))
     other = {**INDEX, "collection": "b_tiny_fedcba9876543210"}
-    # The champion's replies score 0.3 and its retrieval 0.8 on every question; 0.05 and 0.02 may be lost.
-    good = decided(wiring, champion=champion, index=other, arms={"base": 0.1, "rag": 0.26}, ndcg=0.79)
+    # The champion's replies score 0.3 and its retrieval 0.8 on each of 30 questions. With all differences at c the
+    # interval begins at (30 c - 3.84) / 33.84: -0.149 for a loss of 0.04, -0.122 for one of 0.01.
+    good = decided(wiring, champion=champion, index=other, arms={"base": 0.0, "rag": 0.26}, ndcg=0.79)
     assert (good["passed"], good["against"]) == (True, 1)
-    worse = decided(wiring, champion=champion, index=other, arms={"base": 0.1, "rag": 0.24}, ndcg=0.7)
+    # -0.167 for one of 0.06, -0.140 for one of 0.03.
+    worse = decided(wiring, champion=champion, index=other, arms={"base": 0.0, "rag": 0.24}, ndcg=0.77)
     assert set(failed(worse)) == {"no loss of answers.token_f1", "no loss of retrieval.ndcg@10"}
+
+
+def test_too_few_questions_to_decide_are_said_to_be_too_few(wiring):
+    champion = manifest_of(wiring, decided(wiring))
+    other = {**INDEX, "collection": "b_tiny_fedcba9876543210"}
+    facts = decided(wiring, champion=champion, index=other, arms={"base": 0.0, "rag": 0.29}, ndcg=0.79)
+    # The margins are 0.03 and 0.02: 3.84 (1 - margin) / margin questions, if nothing differed on any of them.
+    assert (
+        "too few questions to decide about a loss of 0.03: 30 now, about 125 needed"
+        in failed(facts)["no loss of answers.token_f1"]
+    )
+    assert "30 now, about 189 needed" in failed(facts)["no loss of retrieval.ndcg@10"]
+    found = {check["name"]: check for check in facts["checks"]}["no loss of answers.token_f1"]
+    assert (found["n"], found["needed"]) == (30, 125)
+    assert found["detectable"] == pytest.approx(3.8415 / 33.8415, abs=1e-4)
+
+
+def test_what_did_not_change_on_any_question_passes_however_few_they_are(wiring):
+    champion = manifest_of(wiring, decided(wiring))
+    other = {**INDEX, "collection": "b_tiny_fedcba9876543210"}
+    facts = decided(wiring, champion=champion, index=other, arms={"base": 0.0, "rag": 0.3})
+    assert facts["passed"]
+    (check,) = [c for c in facts["checks"] if c["name"] == "no loss of answers.token_f1"]
+    assert check["reason"].startswith("no question lost anything")
+    assert "too few questions to decide" in check["reason"]
+
+
+def test_the_gain_is_corrected_for_the_arms_that_were_tried(wiring):
+    asked = {check["name"]: check for check in decided(wiring)["checks"]}["gain of answers.token_f1 over base"]
+    assert "best of" not in asked["reason"]
+    several = decided(wiring, arms={"base": 0.0, "rag": 0.5, "tuned": 0.4, "both": 0.3})
+    (check,) = [c for c in several["checks"] if c["name"].startswith("gain of")]
+    assert check["reason"].startswith("rag (the best of 3 tried) gains +0.500 over base")
 
 
 def test_the_same_index_searched_the_same_way_is_not_compared_with_itself(wiring):
