@@ -19,6 +19,10 @@ CHECKS = [
     {"name": "data labels", "value": 2, "bound": 0, "low": None, "high": None, "n": 0, "passed": False,
      "reason": "2 gold quotes that the corpus no longer holds: <b>q1</b>, a|b"},
 ]  # fmt: skip
+POWERED = {
+    "name": "no loss of answers.token_f1", "value": -0.01, "bound": -0.03, "low": -0.08, "high": 0.06, "n": 48,
+    "passed": False, "reason": "too few questions to decide", "detectable": 0.1364, "needed": 1312,
+}  # fmt: skip
 
 
 def metric(value, low=None, high=None):
@@ -82,6 +86,25 @@ def test_a_rejection_shows_its_reasons():
     assert "2 gold quotes" in text
 
 
+def test_what_the_questions_could_have_shown_is_in_the_table_the_page_and_the_description():
+    powered = {**REPORT, "verdict": {"passed": False, "checks": [*CHECKS, POWERED]}}
+    text = shown(show.show_report, powered)
+    row = next(line for line in text.splitlines() if "-0.080 to 0.060" in line)
+    assert "48 (1,312)" in row and "0.136" in row
+    assert "four times in five" in text
+    page = report.render(powered, COMPARISON, RELEASES)
+    assert '<td class="n">48 (1,312)</td><td class="n">0.136</td>' in page
+    # A verdict that is older than these figures has none, and no note about them.
+    assert '<td class="n">30</td><td class="n"></td>' in page
+    assert "four times in five" not in shown(show.show_report, REPORT)
+
+
+def test_as_many_questions_as_are_wanted_show_no_bracket():
+    assert show.questions({**POWERED, "needed": 48}) == "48"
+    assert show.questions({**POWERED, "n": 0}) == ""
+    assert show.questions(CHECKS[0]) == "30"
+
+
 def test_a_rollback_names_what_it_restores():
     assert "3 = 1" in shown(show.show_releases, RELEASES)
 
@@ -116,7 +139,9 @@ def test_the_description_is_markdown_tables_that_hold_every_digest():
         "embedder": {"name": "minilm", "digest": "E" * 64}, "adapter": {"digest": "A" * 64},
         "base": {"name": "smollm2", "digest": "B" * 64}, "prompt": {"digest": "P" * 64},
     }  # fmt: skip
+    manifest["verdict"]["checks"] = [*CHECKS, POWERED]
     text = report.describe(manifest)
+    assert "| 48 (1,312) | 0.136 | **no** |" in text
     assert "Rollback to generation 1." in text
     assert all(letter * 64 in text for letter in "IEABP")
     assert "a\\|b" in text
