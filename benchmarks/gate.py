@@ -193,9 +193,10 @@ def rows(trials: int) -> list[dict[str, Any]]:
         out.append(row(title, s, (0.0, 0), ask, trials=trials))
         out.append(row(title, s, (0.05, 0), ask, trials=trials, target=0.8))
     for s in (SHAPES[0], SHAPES[2]):
-        title = f"best of 4 arms: no loss, margin {s.margin:g}"
-        ask = lambda x, s=s: not_worse(x[:4][x[:4].mean(axis=1).argmax()], x[4], s.margin)  # noqa: E731
-        out.append(row(title, s, (-0.03,) * 4 + (0.0,), ask, **few))
+        for margin in (0.03, 0.02):
+            ask = lambda x, m=margin: not_worse(x[:4][x[:4].mean(axis=1).argmax()], x[4], m)  # noqa: E731
+            title = f"best of 4 arms: no loss, margin {margin:g}"
+            out.append(row(title, s, (-0.03,) * 4 + (0.0,), ask, **few))
     for s in SHAPES[:4]:
         out.append(row("better than base", s, (0.05, 0), lambda x: better(x[0], x[1]), trials=trials))
     for s in (SHAPES[0], SHAPES[1]):
