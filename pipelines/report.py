@@ -39,8 +39,10 @@ def describe(manifest: Json) -> str:
     """Markdown by which a reviewer can decide about a release: verdict, arms, retrieval, digests."""
     scored = manifest["evaluation"]["arms"]
     arms = {arm: scored[arm] for arm in ARMS if arm in scored}
-    text: str = _templates().get_template("release.md.j2").render(
-        m=manifest, arms=arms, names=list(arm_columns(arms)), power_note=POWER_NOTE
+    text: str = (
+        _templates()
+        .get_template("release.md.j2")
+        .render(m=manifest, arms=arms, names=list(arm_columns(arms)), power_note=POWER_NOTE)
     )
     return text
 
