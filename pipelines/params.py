@@ -20,6 +20,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Precision = Literal["fp32", "bf16", "int8"]
 Arm = Literal["base", "rag", "tuned", "both"]
+Task = Literal["answer"]
 ModelName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
 
 
@@ -101,6 +102,7 @@ class Mix(Section):
 
 class Generate(Section):
     model: ModelName
+    task: Task = "answer"
     max_new_tokens: Annotated[int, Field(ge=1, le=2048)]
     passage_tokens: Annotated[int, Field(ge=16)]
     system: str

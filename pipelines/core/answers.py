@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -102,27 +103,35 @@ def score(reply: Reply, gold: Sequence[str], documents: Sequence[str], *, format
 
 
 def summarise(
-    rows: Sequence[Mapping[str, float]], *, confidence: float, resamples: int, seed: int
+    rows: Sequence[Mapping[str, float]], names: Sequence[str], *, confidence: float, resamples: int, seed: int
 ) -> dict[str, Metric]:
-    """Mean and bootstrap interval of each metric over an arm's questions. ValueError on no rows."""
-    options = {"confidence": confidence, "resamples": resamples, "seed": seed}
-    return {name: mean_interval([row[name] for row in rows], **options) for name in METRICS}  # type: ignore[arg-type]
+    """Mean and bootstrap interval of each metric in `names` over an arm's questions that have it; a metric that no
+    question has is left out. ValueError on no rows."""
+    if not rows:
+        raise ValueError("an arm without a question has no mean")
+    options: dict[str, Any] = {"confidence": confidence, "resamples": resamples, "seed": seed}
+    found = {name: [row[name] for row in rows if name in row] for name in names}
+    return {name: mean_interval(values, **options) for name, values in found.items() if values}
 
 
 def differences(
     rows: Sequence[Mapping[str, float]],
     base: Sequence[Mapping[str, float]],
+    names: Sequence[str],
     *,
     confidence: float,
     resamples: int,
     seed: int,
 ) -> dict[str, Metric]:
-    """Paired difference (arm minus base) of each metric; both sequences are in the same order of questions."""
-    options = {"confidence": confidence, "resamples": resamples, "seed": seed}
-    return {
-        name: paired_difference([r[name] for r in rows], [b[name] for b in base], **options)  # type: ignore[arg-type]
-        for name in METRICS
-    }
+    """Paired difference (arm minus base) of each metric; both sequences are in the same order of questions, and a
+    question counts where both have the metric."""
+    options: dict[str, Any] = {"confidence": confidence, "resamples": resamples, "seed": seed}
+    out = {}
+    for name in names:
+        pairs = [(r[name], b[name]) for r, b in zip(rows, base, strict=True) if name in r and name in b]
+        if pairs:
+            out[name] = paired_difference([r for r, _ in pairs], [b for _, b in pairs], **options)
+    return out
 
 
 def latency(seconds: Sequence[float]) -> dict[str, dict[str, float | int]]:

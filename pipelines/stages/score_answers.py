@@ -6,7 +6,7 @@ It judges nothing: the gate reads the rows that are left here, one per question 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,14 +18,14 @@ from pipelines.core import splits
 from pipelines.core.bootstrap import mean_interval
 from pipelines.core.digests import digest_json, digest_text
 from pipelines.core.nouns import Report
-from pipelines.core.prompts import ARMS, RETRIEVING, TUNED, first_object, parse_reply
+from pipelines.core.prompts import ARMS, RETRIEVING, TUNED
 from pipelines.errors import BadInput, IntegrityError, NotFound
 from pipelines.params import CorpusParams, Generate, Retrieve
 from pipelines.ports import Completion, Generator, Hit, Ports
 from pipelines.released import adapter_folder, embedder_of, reranker_of
-from pipelines.reply_schema import load_validator
 from pipelines.retrieval import search
 from pipelines.schemas import read_jsonl, write_jsonl
+from pipelines.scoring import Scorer, scorer
 from pipelines.workspace import Workspace
 
 Json = Mapping[str, Any]
@@ -34,14 +34,14 @@ BOOTSTRAP: dict[str, Any] = {"confidence": 0.95, "resamples": 2000, "seed": 7}
 
 @dataclass(frozen=True)
 class Asked:
-    """One arm as it is asked: which generator, which passages, which prompt."""
+    """One arm as it is asked: which generator, which passages, which prompt, and how its replies are scored."""
 
     name: str
     arm: str
     generator: Generator
     hits: Sequence[Sequence[Hit]]
     generate: Generate
-    valid: Callable[[Any], bool] | None
+    scorer: Scorer
 
 
 def chosen(questions: Sequence[Json], params: CorpusParams) -> list[Json]:
@@ -69,24 +69,19 @@ def _ask(asked: Asked, questions: Sequence[Json], ports: Ports, *, batch: int) -
     )
     rows = []
     for question, hits, passages, completion in zip(questions, asked.hits, shown, completions, strict=True):
-        structured = generate.reply_schema is not None
-        reply = parse_reply(completion.text, passages, refusal=generate.refusal, structured=structured)
-        well_formed = scoring.plain_format(completion.text)
-        if asked.valid is not None:
-            well_formed = asked.valid(first_object(completion.text))
-        documents = splits.documents_of(question)
+        scored = asked.scorer.score(completion.text, question, passages)
         rows.append(
             {
                 "id": question["id"],
                 "question": question["question"],
                 "arm": asked.name,
                 "gold": question["answers"],
-                "documents": documents,
+                "documents": splits.documents_of(question),
                 "reply": completion.text,
-                "answer": reply.answer,
-                "citations": reply.citations,
+                "answer": scored.answer,
+                "citations": scored.citations,
                 "passages": [_passage(hit) for hit in hits] if asked.arm in RETRIEVING else [],
-                "metrics": scoring.score(reply, question["answers"], documents, format_valid=well_formed),
+                "metrics": scored.metrics,
                 **_cost(completion),
             }
         )
@@ -118,7 +113,7 @@ def _arms(params: CorpusParams, workspace: Workspace, ports: Ports, questions: S
     texts = [q["question"] for q in questions]
     how: dict[str, Any] = {"retrieve": params.retrieve, "reranker": ports.reranker}
     hits = search(ports.store, ports.embedder, build["collection"], texts, **how)
-    valid = load_validator(params.generate.reply_schema, ports)
+    score = scorer(params.generate, ports)
     base, tuned = ports.generator(), None
     if "skipped" not in train:
         tuned = ports.generator(adapters.fetch(ports.objects, train["key"], cache=ports.settings.cache))
@@ -130,7 +125,7 @@ def _arms(params: CorpusParams, workspace: Workspace, ports: Ports, questions: S
         elif generator is None:
             missing[arm] = f"no adapter: {train['skipped']}"
         else:
-            asked.append(Asked(arm, arm, generator, hits, params.generate, valid))
+            asked.append(Asked(arm, arm, generator, hits, params.generate, score))
     return asked, missing
 
 
@@ -155,8 +150,7 @@ def _champion(workspace: Workspace, ports: Ports, questions: Sequence[Json]) -> 
         hits = search(ports.store, embedder, champion["index"]["collection"], texts, **how)
     except (NotFound, BadInput, IntegrityError) as exc:
         return None, str(exc)
-    valid = load_validator(generate.reply_schema, ports)
-    return Asked("champion", champion["arm"], generator, hits, generate, valid), None
+    return Asked("champion", champion["arm"], generator, hits, generate, scorer(generate, ports)), None
 
 
 def _figure(arms: Mapping[str, Json]) -> Any:
@@ -240,6 +234,7 @@ def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> Report:
     rows = [row for found in by_arm.values() for row in found]
     write_jsonl(workspace.scores("answers"), rows)
     metrics = {arm: [row["metrics"] for row in found] for arm, found in by_arm.items()}
+    names = asked[0].scorer.metrics
     base = ports.generator()
     facts: dict[str, Any] = {
         "questions": len(questions),
@@ -250,9 +245,9 @@ def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> Report:
         "base": base.name,
         "base_digest": base.base_digest,
         "prompt_digest": served_prompt(params.generate),
-        "arms": {arm: _json(scoring.summarise(found, **BOOTSTRAP)) for arm, found in metrics.items()},
+        "arms": {arm: _json(scoring.summarise(found, names, **BOOTSTRAP)) for arm, found in metrics.items()},
         "differences": {
-            arm: _json(scoring.differences(found, metrics["base"], **BOOTSTRAP))
+            arm: _json(scoring.differences(found, metrics["base"], names, **BOOTSTRAP))
             for arm, found in metrics.items()
             if arm != "base" and "base" in metrics
         },

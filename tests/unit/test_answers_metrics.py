@@ -103,13 +103,13 @@ def _row(value):
 
 def test_summarise_and_differences():
     rows, base = [_row(1.0), _row(0.0)], [_row(0.0), _row(0.0)]
-    means = summarise(rows, **BOOTSTRAP)
+    means = summarise(rows, METRICS, **BOOTSTRAP)
     assert set(means) == set(METRICS)
     assert (means["token_f1"].value, means["token_f1"].n) == (0.5, 2)
-    found = differences(rows, base, **BOOTSTRAP)["token_f1"]
+    found = differences(rows, base, METRICS, **BOOTSTRAP)["token_f1"]
     assert found.value == 0.5 and 0 <= found.low <= found.value <= found.high <= 1
     with pytest.raises(ValueError):
-        summarise([], **BOOTSTRAP)
+        summarise([], METRICS, **BOOTSTRAP)
 
 
 def test_latency_quantiles():
