@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
 from pipelines.core.digests import digest_json
-from pipelines.core.prompts import RETRIEVING, Passage, chat, prompt_digest
+from pipelines.core.long_prompt import LongPrompt
+from pipelines.core.prompts import PROMPTED, RETRIEVING, Passage, chat, prompt_digest
 from pipelines.params import Generate
 from pipelines.ports import Completion, Generator, Hit, Messages, ObjectStore
 
@@ -19,8 +20,9 @@ Say = Callable[[int, int], None]
 """Called with (replies ready, replies wanted)."""
 
 
-def served_prompt(generate: Generate) -> str:
-    """Digest of the prompt that these params ask with."""
+def served_prompt(generate: Generate, longer: LongPrompt | None = None) -> str:
+    """Digest of the prompt that these params ask with; with `longer`, of the arm `prompt`'s as well."""
+    added = None if longer is None else [generate.prompt.model_dump(), longer.digest]
     return prompt_digest(
         model=generate.model,
         system=generate.system,
@@ -28,6 +30,7 @@ def served_prompt(generate: Generate) -> str:
         structured=generate.reply_schema is not None,
         max_new_tokens=generate.max_new_tokens,
         passage_tokens=generate.passage_tokens,
+        longer=added,
     )
 
 
@@ -37,15 +40,26 @@ def passages_of(hits: Sequence[Hit], generator: Generator, *, tokens: int) -> li
 
 
 def prompts(
-    questions: Sequence[str], hits: Sequence[Sequence[Hit]], generator: Generator, *, arm: str, generate: Generate
+    questions: Sequence[str],
+    hits: Sequence[Sequence[Hit]],
+    generator: Generator,
+    *,
+    arm: str,
+    generate: Generate,
+    longer: LongPrompt | None = None,
 ) -> tuple[list[list[Passage]], list[list[dict[str, str]]]]:
     """(passages shown, chat) of every question: a release asks in the very way in which its arm was judged.
 
-    Arms without retrieval show none.
+    Arms without retrieval show none. `longer` is the arm `prompt`'s own; ValueError when that arm has none.
     """
     tokens = generate.passage_tokens
     shown = [passages_of(found, generator, tokens=tokens) if arm in RETRIEVING else [] for found in hits]
-    return shown, [chat(q, passages, system=generate.system) for q, passages in zip(questions, shown, strict=True)]
+    if arm != PROMPTED:
+        longer = LongPrompt(generate.system, ())
+    elif longer is None:
+        raise ValueError(f"the arm {arm} asks with instructions and examples, which are missing")
+    asked = zip(questions, shown, strict=True)
+    return shown, [chat(q, passages, system=longer.system, shots=longer.shots) for q, passages in asked]
 
 
 def replies(

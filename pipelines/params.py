@@ -19,7 +19,7 @@ from pipelines.errors import BadConfig, NotFound
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Precision = Literal["fp32", "bf16", "int8"]
-Arm = Literal["base", "rag", "tuned", "both"]
+Arm = Literal["base", "prompt", "rag", "tuned", "both"]
 Task = Literal["answer"]
 ModelName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
 
@@ -100,6 +100,12 @@ class Mix(Section):
     seed: int
 
 
+class LongPromptParams(Section):
+    instructions: str | None = None
+    shots: Annotated[int, Field(ge=0, le=64)] = 4
+    max_tokens: Annotated[int, Field(ge=64)] = 1024
+
+
 class Generate(Section):
     model: ModelName
     task: Task = "answer"
@@ -108,6 +114,7 @@ class Generate(Section):
     system: str
     reply_schema: str | None
     refusal: str
+    prompt: LongPromptParams = LongPromptParams()
 
 
 class Train(Section):
@@ -120,10 +127,18 @@ class Train(Section):
     seed: int
 
 
+class Prices(Section):
+    input_per_million: Annotated[float, Field(ge=0)] | None = None
+    output_per_million: Annotated[float, Field(ge=0)] | None = None
+    cpu_hour: Annotated[float, Field(ge=0)] | None = 0.04
+    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] = "USD"
+
+
 class Answer(Section):
     arms: tuple[Arm, ...]
     max_questions: Count
     batch: Count
+    prices: Prices = Prices()
 
 
 class Judge(Section):
@@ -139,7 +154,7 @@ class Judge(Section):
 
 
 class Promote(Section):
-    arm: Literal["auto", "base", "rag", "tuned", "both"]
+    arm: Literal["auto"] | Arm
 
 
 class CorpusParams(Section):

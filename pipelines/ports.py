@@ -37,12 +37,14 @@ class Hit:
 
 @dataclass(frozen=True)
 class Completion:
-    """A generated reply with its cost: token counts and seconds (the batch's wall time over its size)."""
+    """A generated reply with its cost: token counts, seconds (the batch's wall time over its size) and CPU-seconds of
+    this machine, shared alike; None where another machine generated it."""
 
     text: str
     tokens_in: int
     tokens_out: int
     seconds: float
+    cpu_seconds: float | None = None
 
 
 class Embedder(Protocol):

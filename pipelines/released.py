@@ -1,4 +1,4 @@
-"""The models behind a release, checked against what its manifest binds. It opens nothing else of a release."""
+"""Models and prompt of a release, checked against what its manifest binds. It opens nothing else of a release."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines import adapters
+from pipelines.core.long_prompt import LongPrompt
 from pipelines.errors import IntegrityError
 from pipelines.ports import Embedder, Ports, Reranker
 
@@ -50,3 +51,13 @@ def adapter_folder(manifest: Manifest, ports: Ports) -> Path:
     if adapters.digest(folder) != wanted:
         raise IntegrityError(f"adapter {folder.name[:12]} is not what the release binds: {wanted[:12]}")
     return folder
+
+
+def longer_of(manifest: Manifest) -> LongPrompt | None:
+    """The instructions and examples that the arm `prompt` was judged with; None where another arm serves.
+    IntegrityError when they are not those of the digest beside them."""
+    found = manifest["prompt"].get("longer")
+    try:
+        return LongPrompt.of(found) if found else None
+    except ValueError as exc:
+        raise IntegrityError(f"{manifest['corpus']}@{manifest['generation']}: {exc}") from exc

@@ -16,7 +16,7 @@ from pipelines.show import POWER_NOTE, arm_columns, best_arm, number, questions
 from pipelines.workspace import write_whole
 
 Json = Mapping[str, Any]
-_NOT_PLOTTED = ("tokens_in", "tokens_out")
+_NOT_PLOTTED = ("latency_p99", "tokens_in", "tokens_out")
 
 
 @lru_cache
@@ -50,8 +50,10 @@ def describe(manifest: Json) -> str:
 def render(report: Json, comparison: Json, releases: Json) -> str:
     """The candidate's report as one self-contained HTML page. Arguments as `actions.views` makes them."""
     arms = comparison["arms"]
-    headings = arm_columns(arms)
+    primary = comparison["primary"].partition(".")[2]
+    headings = arm_columns(arms, first=primary)
     plotted = [name for name in headings if name not in _NOT_PLOTTED]
+    differences = {pair: d[primary] for pair, d in comparison["differences"].items() if primary in d}
     page: str = (
         _templates()
         .get_template("report.html.j2")
@@ -68,7 +70,8 @@ def render(report: Json, comparison: Json, releases: Json) -> str:
             scale={name: _top(arms, name) for name in plotted},
             questions=comparison["questions"],
             primary=comparison["primary"],
-            differences=comparison["differences"],
+            differences=differences,
+            hypothesis=comparison.get("hypothesis"),
             release=releases["releases"][0] if releases["releases"] else None,
             releases=releases["releases"],
         )

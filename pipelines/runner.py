@@ -16,6 +16,7 @@ from pipelines import graph
 from pipelines import params as params_module
 from pipelines.core.manifest import released_already
 from pipelines.errors import NotFound
+from pipelines.few_shot import shots_source
 from pipelines.params import CorpusParams
 from pipelines.settings import Settings
 from pipelines.wiring import Wiring
@@ -54,7 +55,8 @@ def sync_champion(wiring: Wiring) -> None:
         train = workspace.receipt("train") if workspace.has("train") else {}
         retrieval = workspace.receipt("score_retrieval") if workspace.has("score_retrieval") else {}
         params = wiring.params.model_dump(mode="json")
-        if released_already(latest, index=index, train=train, retrieval=retrieval, params=params):
+        made_of = {"index": index, "train": train, "retrieval": retrieval, "params": params}
+        if released_already(latest, **made_of, shown=shots_source(workspace)):
             return
     write_whole(workspace.champion_file, json.dumps(latest, indent=1, sort_keys=True) + "\n")
 

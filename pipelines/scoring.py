@@ -17,7 +17,7 @@ from pipelines.core import answers, splits
 from pipelines.core.prompts import Passage, first_object, parse_reply
 from pipelines.params import Generate
 from pipelines.ports import Ports
-from pipelines.reply_schema import load_validator
+from pipelines.reply_schema import ReplySchema, load_schema
 
 
 @dataclass(frozen=True)
@@ -44,25 +44,33 @@ class Scorer(Protocol):
 
 @dataclass(frozen=True)
 class AnswerScorer:
-    """Questions answered from documents. `valid` says whether a reply's object obeys the schema; None: plain text."""
+    """Questions answered from documents. `schema` is the form of a reply; None: plain text."""
 
     refusal: str
-    valid: Callable[[Any], bool] | None
+    schema: ReplySchema | None
+    rouge_l: answers.Similarity
 
     @property
     def metrics(self) -> tuple[str, ...]:
         return answers.METRICS
 
     def score(self, text: str, question: Mapping[str, Any], passages: Sequence[Passage]) -> Scored:
-        reply = parse_reply(text, passages, refusal=self.refusal, structured=self.valid is not None)
-        well_formed = answers.plain_format(text) if self.valid is None else self.valid(first_object(text))
+        reply = parse_reply(text, passages, refusal=self.refusal, structured=self.schema is not None)
+        form: dict[str, Any] = {"format_valid": answers.plain_format(text), "style": None}
+        if self.schema is not None:
+            said = first_object(text)
+            form = {"format_valid": self.schema.valid(said), "style": self.schema.style(said)}
         documents = splits.documents_of(question)
-        found = answers.score(reply, question["answers"], documents, format_valid=well_formed)
-        return Scored(reply.answer, reply.citations, found)
+        seen: dict[str, Any] = {"passages": passages, "rouge_l": self.rouge_l}
+        return Scored(
+            reply.answer, reply.citations, answers.score(reply, question["answers"], documents, **seen, **form)
+        )
 
 
 def _answer(generate: Generate, ports: Ports) -> Scorer:
-    return AnswerScorer(generate.refusal, load_validator(generate.reply_schema, ports))
+    from pipelines.backends.rouge import RougeL
+
+    return AnswerScorer(generate.refusal, load_schema(generate.reply_schema, ports), RougeL())
 
 
 TASKS: Mapping[str, Callable[[Generate, Ports], Scorer]] = {"answer": _answer}

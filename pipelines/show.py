@@ -14,26 +14,42 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pipelines.core.hypothesis import PAIRS
+
 Json = Mapping[str, Any]
 ANSWER_COLUMNS = {
-    "exact_match": "EM",
+    "exact_match": "exact match",
     "token_f1": "F1",
     "token_recall": "recall",
     "contains_answer": "contains",
+    "rouge_l": "ROUGE-L",
     "format_valid": "format",
-    "citation_precision": "citations",
-    "correct_refusal": "refusals",
+    "style": "style",
+    "citation_precision": "cite precision",
+    "citation_recall": "cite recall",
+    "groundedness": "grounded",
+    "hallucination": "made up",
+    "refused": "refuses",
+    "correct_refusal": "refuses right",
     "latency_p50": "p50 s",
-    "tokens_in": "in",
-    "tokens_out": "out",
+    "latency_p99": "p99 s",
+    "tokens_in": "tokens in",
+    "tokens_out": "tokens out",
+    "cost_per_1000": "cost of 1,000",
 }
 """Metrics of an arm in the order shown, with short headings; `--json` has them all."""
 POWER_NOTE = (
     "finds: the smallest true difference that this many questions find four times in five; "
     "in brackets: how many the check wants, where these are fewer"
 )
-_COSTS = ("latency_p50", "latency_p99", "tokens_in", "tokens_out")
-"""Less is better, and the terminal shows no interval."""
+_COSTS = ("latency_p50", "latency_p99", "tokens_in", "tokens_out", "cost_per_1000")
+"""The terminal shows no interval."""
+_LESS = ("hallucination", *_COSTS)
+"""Less is better."""
+_NEITHER = ("refused",)
+"""Neither more nor less is better."""
+_DIFFERENCES = ("format_valid", "execution_accuracy", "citation_precision", "hallucination")
+"""Shown beside the primary metric in the table of differences; the first three that there are."""
 
 
 def terminal() -> Console:
@@ -63,8 +79,11 @@ def number(value: float | None) -> str:
 
 
 def _short(value: float) -> str:
-    """Two decimals below ten and no leading zero: arms have many columns."""
-    return f"{value:.2f}".replace("0.", ".", 1) if abs(value) < 10 else number(value)
+    """Two decimals below ten, no leading zero, no decimals of a whole number: many stand side by side."""
+    if abs(value) >= 10:
+        return number(value)
+    text = f"{value:.2f}".removesuffix(".00")
+    return text.replace("0.", ".", 1) if abs(value) < 1 else text
 
 
 def _print(console: Console, title: str, table: Table) -> None:
@@ -73,52 +92,91 @@ def _print(console: Console, title: str, table: Table) -> None:
     console.print(table)
 
 
-def _metric(metric: Json | None, *, best: bool = False, interval: bool = True) -> Text:
+def _metric(metric: Json | None, *, best: bool = False) -> Text:
+    """The value, its interval below it."""
     if metric is None:
         return Text("–", style="dim")
     text = Text(number(metric["value"]), style="bold green" if best else "")
-    if interval and metric.get("low") is not None:
+    if metric.get("low") is not None:
         text.append(f"\n{_short(metric['low'])}–{_short(metric['high'])}", style="dim not bold")
     return text
 
 
+def _beside(metric: Json | None, *, best: bool, interval: bool) -> Text:
+    """The value, its interval beside it: no zero before a decimal point, for five arms stand in a row."""
+    if metric is None:
+        return Text("–", style="dim")
+    text = Text(number(metric["value"]), style="bold green" if best else "")
+    if interval and metric["low"] is not None:
+        text = Text(number(metric["value"]).removeprefix("0"), style=text.style)
+        text.append(f" {_short(metric['low'])}–{_short(metric['high'])}", style="dim not bold")
+    return text
+
+
 def best_arm(arms: Json, metric: str) -> str | None:
-    """The arm with the best value of a metric, or None when no arm has it or all are alike."""
+    """The arm with the best value of a metric, or None when no arm has it, all are alike, or none is better."""
     values = {arm: found[metric]["value"] for arm, found in arms.items() if metric in found}
-    if len(set(values.values())) < 2:
+    if len(set(values.values())) < 2 or metric in _NEITHER:
         return None
-    return (min if metric in _COSTS else max)(values, key=lambda arm: values[arm])
+    return (min if metric in _LESS else max)(values, key=lambda arm: values[arm])
 
 
-def arm_columns(arms: Json) -> dict[str, str]:
-    """metric -> heading of every metric that some arm has, in the order shown."""
-    present = {metric for found in arms.values() for metric in found}
-    return {metric: heading for metric, heading in ANSWER_COLUMNS.items() if metric in present}
+def arm_columns(arms: Json, *, first: str = "") -> dict[str, str]:
+    """metric -> heading of every metric that some arm has, in the order shown: `first`, then the known ones, then
+    what else a task has, under its own name."""
+    present = dict.fromkeys(metric for found in arms.values() for metric in found)
+    order = [first, *ANSWER_COLUMNS, *present]
+    return {metric: ANSWER_COLUMNS.get(metric, metric) for metric in order if metric in present}
 
 
 def show_comparison(result: Json, console: Console | None = None) -> None:
-    """A row per arm; the best value of each column in bold, the interval below it."""
+    """A row per metric, a column per arm; the best value in bold, its interval beside it. Below it the differences
+    of every two arms, and whether both together beat either alone. At most 100 columns wide."""
     console = console or terminal()
     if result.get("skipped"):
         console.print(Text(f"{result['corpus']}: no arms to compare: {result['skipped']}"))
         return
-    arms = result["arms"]
-    columns = arm_columns(arms)
-    title = f"{result['corpus']}: arms on the same {result['questions']} questions (95 % interval)"
-    table = _table("arm", *columns.values(), right=1)
-    for arm, found in arms.items():
-        served = " ●" if arm == result.get("arm") else ""
-        cells = [
-            _metric(found.get(name), best=best_arm(arms, name) == arm, interval=name not in _COSTS) for name in columns
-        ]
-        table.add_row(Text(arm + served, style="bold" if served else ""), *cells)
-    _print(console, title, table)
+    arms, primary = result["arms"], result["primary"].partition(".")[2]
+    table = _table("", *(f"{arm} ●" if arm == result.get("arm") else arm for arm in arms), "n", right=1)
+    for name, heading in arm_columns(arms, first=primary).items():
+        best, seen = best_arm(arms, name), [found[name]["n"] for found in arms.values() if name in found]
+        spans = name not in _COSTS
+        cells = [_beside(found.get(name), best=best == arm, interval=spans) for arm, found in arms.items()]
+        counted = str(max(seen)) if min(seen) == max(seen) else f"{min(seen)}–{max(seen)}"
+        table.add_row(Text(heading, style="bold" if name == primary else ""), *cells, Text(counted, style="dim"))
+    _print(console, f"{result['corpus']}: arms on the same {result['questions']} questions (95 % interval)", table)
     notes = [f"● would serve: best on {result['primary']}"] if result.get("arm") else []
-    notes += [
-        f"{name}: {number(d['value'])} [{number(d['low'])}, {number(d['high'])}]"
-        for name, d in result.get("differences", {}).items()
-    ]
-    console.print(Text("   ".join(notes), style="dim"))
+    notes += [f"cost in {result['currency']}, generation alone"] if result.get("currency") else []
+    if notes:
+        console.print(Text("   ".join(notes), style="dim"))
+    _differences(result, primary, console)
+
+
+def _signed(metric: Json | None) -> Text:
+    """A difference with its interval, in bold when that excludes zero."""
+    if metric is None:
+        return Text("–", style="dim")
+    decided = metric["low"] > 0 or metric["high"] < 0
+    low, high = (f"{'+' if metric[end] > 0 else ''}{_short(metric[end])}" for end in ("low", "high"))
+    value = f"{metric['value']:+.3f}".replace("0.", ".", 1)
+    return Text(f"{value} [{low}, {high}]", style="bold" if decided else "")
+
+
+def _differences(result: Json, primary: str, console: Console) -> None:
+    found = result.get("differences") or {}
+    present = {name for metrics in found.values() for name in metrics}
+    shown = [name for name in dict.fromkeys((primary, *_DIFFERENCES)) if name in present][:4]
+    if shown:
+        table = _table("", *(ANSWER_COLUMNS.get(name, name) for name in shown), right=1)
+        for pair, metrics in found.items():
+            table.add_row(pair, *(_signed(metrics.get(name)) for name in shown))
+        _print(console, "Paired differences on the same questions (95 % interval; bold: zero lies outside)", table)
+    claim = result.get("hypothesis")
+    if claim:
+        said = {"held": "bold green", "did not hold": "bold red"}.get(claim["verdict"], "bold yellow")
+        parts = "   ".join(f"{pair} {_signed(claim[pair])}" for pair in PAIRS)
+        claimed = f"“{claim['statement'].capitalize()}” on {claim['metric']}: "
+        console.print(Text.assemble(claimed, (claim["verdict"], said), (f"   {parts}", "dim")))
 
 
 def questions(check: Json) -> str:

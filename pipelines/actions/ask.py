@@ -17,7 +17,7 @@ from pipelines.answering import prompts
 from pipelines.core.prompts import TUNED, Reply, parse_reply
 from pipelines.errors import BadInput, NotFound
 from pipelines.ports import Generator, Hit
-from pipelines.released import adapter_folder, embedder_of, reranker_of
+from pipelines.released import adapter_folder, embedder_of, longer_of, reranker_of
 from pipelines.retrieval import Filters, search
 from pipelines.settings import Settings
 from pipelines.wiring import Wiring
@@ -71,7 +71,8 @@ class Service:
         """One reply per question, in the form of `assay ask --json`. BadInput on an empty question."""
         arm, generate = self.manifest["arm"], self.ports.params.generate
         hits = self._search(questions)
-        shown, chats = prompts(questions, hits, self._generator, arm=arm, generate=generate)
+        longer = longer_of(self.manifest)
+        shown, chats = prompts(questions, hits, self._generator, arm=arm, generate=generate, longer=longer)
         completions = self._generator.reply(chats, max_new_tokens=generate.max_new_tokens)
         out = []
         for completion, passages, found in zip(completions, shown, hits, strict=True):

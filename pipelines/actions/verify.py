@@ -13,7 +13,7 @@ from pipelines.builds import build_rows, held
 from pipelines.core.digests import combine_sets, digest_row, digest_set
 from pipelines.errors import IntegrityError, NotFound
 from pipelines.ports import ObjectStore
-from pipelines.released import adapter_folder, embedder_of, reranker_of
+from pipelines.released import adapter_folder, embedder_of, longer_of, reranker_of
 from pipelines.settings import Settings
 from pipelines.wiring import Wiring
 
@@ -54,6 +54,8 @@ def verify_release(settings: Settings, corpus: str, generation: int | None = Non
     yield f"embedder: {embedder.name} {embedder.digest[:16]}"
     if (reranker := reranker_of(manifest, ports)) is not None:
         yield f"reranker: {reranker.name} {reranker.digest[:16]}"
+    if (longer := longer_of(manifest)) is not None:
+        yield f"prompt: {len(longer.shots) // 2} examples {longer.digest[:16]}"
     index = manifest["index"]
     try:
         yield _agree(f"parquet {index['key']}", parquet_digest(ports.objects, index), index)

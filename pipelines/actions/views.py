@@ -13,8 +13,8 @@ from typing import Any
 from pipelines import params as params_module
 from pipelines.backends.objects import ObstoreObjects
 from pipelines.backends.releaselog import SignedReleaseLog
-from pipelines.core.prompts import ARMS
-from pipelines.core.scores import answer_scores
+from pipelines.core.hypothesis import verdict
+from pipelines.core.prompts import ARMS, pairs
 from pipelines.errors import AssayError, NotFound
 from pipelines.settings import Settings
 from pipelines.workspace import Workspace
@@ -45,47 +45,31 @@ def in_order(arms: Mapping[str, Any]) -> Json:
     return {arm: arms[arm] for arm in ARMS if arm in arms}
 
 
-def comparison(settings: Settings, corpus: str) -> Json:
-    """The arms on the same questions, with intervals and n, and each arm's paired difference to `base`.
+def _metrics(*found: Mapping[str, Any]) -> Json:
+    """Metrics of several mappings in one, each as {value, low, high, n}; null where a measure has no interval."""
+    return {name: {k: m.get(k) for k in ("value", "low", "high", "n")} for each in found for name, m in each.items()}
 
-    What was measured rather than scored (latency, tokens) may have no interval. Where the arms were skipped, `skipped`
-    says why and `arms` is empty. NotFound before they were scored.
+
+def comparison(settings: Settings, corpus: str) -> Json:
+    """The arms on the same questions, with intervals and n, and every paired difference between two of them.
+
+    `arms` is {arm: {metric: {value, low, high, n}}} in the order of `ARMS`, `differences` {"B - A": the same}.
+    `hypothesis` says whether both together beat either alone (`core.hypothesis`); null where that was not measured.
+    Where the arms were skipped, `skipped` says why and `arms` is empty. NotFound before they were scored.
     """
     workspace = _workspace(settings, corpus)
     facts = workspace.receipt("score_answers")
     judged = workspace.receipt("judge") if workspace.has("judge") else {}
     out: Json = {"corpus": corpus, "questions": facts.get("questions", 0), "primary": judged.get("primary", "")}
-    out |= {"arm": judged.get("arm"), "arms": {}, "differences": {}}
+    out |= {"arm": judged.get("arm"), "arms": {}, "differences": {}, "hypothesis": None}
     if "skipped" in facts:
         return out | {"skipped": facts["skipped"]}
-    measured = workspace.measured("score_answers").get("arms", {})
-    out["arms"] = {
-        arm: {
-            name: {key: m.get(key) for key in ("value", "low", "high", "n")}
-            for name, m in {**metrics, **measured.get(arm, {})}.items()
-        }
-        for arm, metrics in in_order(facts["arms"]).items()
-    }
-    out["differences"] = _differences(workspace, out["primary"])
-    return out
-
-
-def _differences(workspace: Workspace, primary: str) -> Json:
-    """`ARM - base` -> the paired difference on the primary metric; empty where base was not asked."""
-    from pipelines.core.bootstrap import paired_difference
-
-    family, _, metric = primary.partition(".")
-    if family != "answers" or not workspace.scores("answers").is_file():
-        return {}
-    scores = answer_scores(_rows(workspace.scores("answers")), metric)
-    base = scores.pop("base", {})
-    out = {}
-    for arm, found in in_order(scores).items():
-        both = sorted(base.keys() & found.keys())
-        if both:
-            diff = paired_difference([found[i] for i in both], [base[i] for i in both])
-            out[f"{arm} - base"] = diff.to_json()
-    return out
+    measured = workspace.measured("score_answers")
+    for kind, names in (("arms", ARMS), ("differences", [pair for pair, _, _ in pairs(ARMS)])):
+        scored, spent = facts.get(kind, {}), measured.get(kind, {})
+        out[kind] = {name: _metrics(scored[name], spent.get(name, {})) for name in names if name in scored}
+    out["hypothesis"] = verdict(out["differences"], out["primary"].partition(".")[2])
+    return out | {"currency": measured.get("currency")}
 
 
 def _ordered(metrics: Json) -> Json:

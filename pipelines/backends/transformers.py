@@ -252,7 +252,7 @@ class TransformersGenerator:
         inputs = tokenizer.pad({"input_ids": prompts}, padding=True, return_tensors="pt")
         width = inputs["input_ids"].shape[1]
         ends = _ObjectEnds(tokenizer, self._closing, width)
-        start = time.perf_counter()
+        start, cpu = time.perf_counter(), time.process_time()
         with torch.inference_mode():
             made = model.generate(
                 input_ids=inputs["input_ids"],
@@ -265,12 +265,13 @@ class TransformersGenerator:
                 stopping_criteria=StoppingCriteriaList([ends]),
             )
         seconds = (time.perf_counter() - start) / len(prompts)
+        cpu_seconds = (time.process_time() - cpu) / len(prompts)
         out = []
         for prompt, row in zip(prompts, made[:, width:].tolist(), strict=True):
             stops = [n for n, token in enumerate(row, 1) if token in (tokenizer.eos_token_id, tokenizer.pad_token_id)]
             row = row[: stops[0]] if stops else row
             text = tokenizer.decode(row, skip_special_tokens=True).strip()
-            out.append(Completion(text, len(prompt), len(row), seconds))
+            out.append(Completion(text, len(prompt), len(row), seconds, cpu_seconds))
         return out
 
 

@@ -1,36 +1,48 @@
-"""Metrics of one answered question, and of an arm. No I/O.
+"""Metrics of one answered question. No I/O.
 
 Exact match and token F1 are those of SQuAD's evaluation script (Rajpurkar et al., 2016; version 2.0, 2018):
 normalised text, the best over the gold answers. As in version 2.0, a question without an answer scores 1 when the
 reply refuses and 0 otherwise, and a refusal of a question that has one scores 0. Token recall is that F1's recall
 alone: for replies in sentences it agrees best with people's judgement of correctness (Adlakha et al., "Evaluating
 Correctness and Faithfulness of Instruction-Following Models for Question Answering", 2023).
+
+A hallucination is a wrong answer that the passages in the prompt do not support either, and any answer but a refusal
+to a question that the corpus cannot answer. So a model that misreads a passage is wrong, one that makes something up
+hallucinates. Support is lexical (`core.grounding`).
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
-import numpy as np
+from pipelines.core.grounding import groundedness
+from pipelines.core.prompts import Passage, Reply, normalised
 
-from pipelines.core.bootstrap import mean_interval, paired_difference
-from pipelines.core.nouns import Metric
-from pipelines.core.prompts import Reply, normalised
+Similarity = Callable[[str, str], float]
+"""Of (answer, gold answer), in [0, 1]."""
 
 METRICS = (
     "exact_match",
     "token_f1",
     "token_recall",
     "contains_answer",
+    "rouge_l",
     "format_valid",
+    "style",
     "citation_precision",
+    "citation_recall",
+    "groundedness",
+    "hallucination",
     "refused",
     "correct_refusal",
 )
 MOST_WORDS = 60
 """A plain-text reply longer than this is not the short answer that was asked for."""
+WRONG = 0.5
+"""An answer that holds a smaller share of every gold answer's tokens is wrong."""
+GROUNDED = 0.5
+"""The passages support an answer when they support at least this share of its statements."""
 
 
 def exact_match(answer: str, gold: str) -> float:
@@ -73,70 +85,64 @@ def citation_precision(cited: Sequence[str], documents: Sequence[str]) -> float:
     return sum(document in documents for document in cited) / len(cited)
 
 
+def citation_recall(cited: Sequence[str], documents: Sequence[str]) -> float | None:
+    """Share of the evidence's documents that are cited; None when there is no evidence to cite."""
+    if not documents:
+        return None
+    return sum(document in cited for document in documents) / len(documents)
+
+
+def hallucination(reply: Reply, recall: float, passages: Sequence[Passage], *, answerable: bool) -> float:
+    """1.0 for a made-up answer. `recall`: the best token recall over the gold answers."""
+    if reply.refused or not answerable:
+        return float(not reply.refused)
+    grounded = groundedness(reply.answer, [p.text for p in passages]) or 0.0
+    return float(recall < WRONG and grounded < GROUNDED)
+
+
 def plain_format(text: str) -> bool:
     """A plain-text reply is well formed when it is not empty and at most `MOST_WORDS` words long."""
     return 0 < len(text.split()) <= MOST_WORDS
 
 
-def score(reply: Reply, gold: Sequence[str], documents: Sequence[str], *, format_valid: bool) -> dict[str, float]:
-    """All `METRICS` of one reply. `gold` are the acceptable answers (none: the corpus cannot answer the question),
-    `documents` the evidence's."""
+def score(
+    reply: Reply,
+    gold: Sequence[str],
+    documents: Sequence[str],
+    *,
+    passages: Sequence[Passage],
+    format_valid: bool,
+    style: float | None,
+    rouge_l: Similarity,
+) -> dict[str, float]:
+    """The `METRICS` of one reply. `gold` are the acceptable answers (none: the corpus cannot answer the question),
+    `documents` the evidence's, `passages` those in the prompt.
+
+    Absent are `style` of plain text, `citation_recall` without evidence, and `groundedness` of a refusal, which
+    states nothing: it is the share of the statements that the passages support which the reply cites.
+    """
+    kinds: dict[str, Similarity] = {
+        "exact_match": exact_match,
+        "token_f1": token_f1,
+        "token_recall": token_recall,
+        "contains_answer": contains_answer,
+        "rouge_l": rouge_l,
+    }
     refused = float(reply.refused)
     if gold and not reply.refused:
-        best = {
-            "exact_match": max(exact_match(reply.answer, g) for g in gold),
-            "token_f1": max(token_f1(reply.answer, g) for g in gold),
-            "token_recall": max(token_recall(reply.answer, g) for g in gold),
-            "contains_answer": max(contains_answer(reply.answer, g) for g in gold),
-        }
+        best = {name: max(alike(reply.answer, g) for g in gold) for name, alike in kinds.items()}
     else:
-        best = dict.fromkeys(
-            ("exact_match", "token_f1", "token_recall", "contains_answer"), refused if not gold else 0.0
-        )
-    return {
+        best = dict.fromkeys(kinds, refused if not gold else 0.0)
+    cited = [p.text for p in passages if p.document in reply.citations]
+    found: dict[str, float | None] = {
         **best,
         "format_valid": float(format_valid),
+        "style": style,
         "citation_precision": citation_precision(reply.citations, documents),
+        "citation_recall": citation_recall(reply.citations, documents),
+        "groundedness": None if reply.refused else groundedness(reply.answer, cited),
+        "hallucination": hallucination(reply, best["token_recall"], passages, answerable=bool(gold)),
         "refused": refused,
         "correct_refusal": float(reply.refused == (not gold)),
     }
-
-
-def summarise(
-    rows: Sequence[Mapping[str, float]], names: Sequence[str], *, confidence: float, resamples: int, seed: int
-) -> dict[str, Metric]:
-    """Mean and bootstrap interval of each metric in `names` over an arm's questions that have it; a metric that no
-    question has is left out. ValueError on no rows."""
-    if not rows:
-        raise ValueError("an arm without a question has no mean")
-    options: dict[str, Any] = {"confidence": confidence, "resamples": resamples, "seed": seed}
-    found = {name: [row[name] for row in rows if name in row] for name in names}
-    return {name: mean_interval(values, **options) for name, values in found.items() if values}
-
-
-def differences(
-    rows: Sequence[Mapping[str, float]],
-    base: Sequence[Mapping[str, float]],
-    names: Sequence[str],
-    *,
-    confidence: float,
-    resamples: int,
-    seed: int,
-) -> dict[str, Metric]:
-    """Paired difference (arm minus base) of each metric; both sequences are in the same order of questions, and a
-    question counts where both have the metric."""
-    options: dict[str, Any] = {"confidence": confidence, "resamples": resamples, "seed": seed}
-    out = {}
-    for name in names:
-        pairs = [(r[name], b[name]) for r, b in zip(rows, base, strict=True) if name in r and name in b]
-        if pairs:
-            out[name] = paired_difference([r for r, _ in pairs], [b for _, b in pairs], **options)
-    return out
-
-
-def latency(seconds: Sequence[float]) -> dict[str, dict[str, float | int]]:
-    """Median and 99th percentile in seconds, by linear interpolation, with the number of replies behind them."""
-    values = np.asarray(seconds, dtype=np.float64)
-    return {
-        f"latency_p{q}": {"value": round(float(np.quantile(values, q / 100)), 4), "n": len(values)} for q in (50, 99)
-    }
+    return {name: value for name, value in found.items() if value is not None}

@@ -1,5 +1,5 @@
-"""Percentile bootstrap of a mean and of a paired difference, and the multiplier bootstrap of the largest of several
-differences, in numpy. It does not decide anything: gates do, by `core.intervals`.
+"""Percentile bootstrap of a mean, a quantile and a paired difference, and the multiplier bootstrap of the largest of
+several differences, in numpy. It does not decide anything: gates do, by `core.intervals`.
 
 Source of the first two: Efron and Tibshirani, "An Introduction to the Bootstrap" (1993), chapter 13: resample the
 items with replacement, take the mean of each resample, and read the interval off the quantiles of those means.
@@ -67,6 +67,33 @@ def paired_difference(
     if left.shape != right.shape:
         raise ValueError(f"pairs are needed: {left.size} values against {right.size}")
     return mean_interval(left - right, confidence=confidence, resamples=resamples, seed=seed)
+
+
+def quantile_interval(
+    values: Sequence[float] | np.ndarray,
+    q: float,
+    *,
+    less: Sequence[float] | np.ndarray | None = None,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 7,
+) -> Metric:
+    """The quantile `q` of `values` (by linear interpolation) with its percentile interval; with `less`, the difference
+    of both quantiles, resampled in pairs. An extreme quantile of few values is not wider than the values themselves:
+    read it as at least that uncertain. ValueError as in `paired_difference`."""
+    left = np.asarray(values, dtype=np.float64)
+    right = np.zeros_like(left) if less is None else np.asarray(less, dtype=np.float64)
+    if left.shape != right.shape or left.ndim != 1 or not len(left):
+        raise ValueError(f"a quantile needs values, in pairs: {left.size} against {right.size}")
+    n, rng = len(left), np.random.default_rng(seed)
+    drawn, step = np.empty(resamples), max(1, _BLOCK // n)
+    for start in range(0, resamples, step):
+        stop = min(start + step, resamples)
+        rows = rng.integers(0, n, size=(stop - start, n))
+        drawn[start:stop] = np.quantile(left[rows], q, axis=1) - np.quantile(right[rows], q, axis=1)
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(drawn, [tail, 1 - tail])
+    return Metric(float(np.quantile(left, q) - np.quantile(right, q)), float(low), float(high), n)
 
 
 def largest_critical_value(differences: np.ndarray, *, confidence: float, resamples: int, seed: int) -> float:

@@ -65,7 +65,7 @@ def choose_arm(
 ) -> tuple[str | None, str]:
     """(arm, reason): `wanted`, or with `auto` the arm with the best mean of those that meet the floors (floors are
     constraints, the primary metric is the objective), of all when none does; of equals the cheaper in the order of
-    `ARMS`: neither retrieval nor adapter, an index only, an adapter (a training run), both.
+    `ARMS`: neither retrieval nor adapter, a longer prompt, an index, an adapter (a training run), both.
 
     None when the wanted arm was not scored, or none was.
     """

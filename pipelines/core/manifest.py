@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from pipelines.core.prompts import PROMPTED
+
 Json = Mapping[str, Any]
 SERVING = ("chunk", "embed", "index", "retrieve", "generate", "answer")
 """Sections of params that a reader needs to serve a release as it was judged."""
@@ -30,7 +32,8 @@ def build(
     window: int,
 ) -> dict[str, Any]:
     """The manifest of a judged candidate. `judged` is the judge's receipt, `params` the corpus's block, `created`
-    UTC in ISO form, `window` the embedder's in tokens."""
+    UTC in ISO form, `window` the embedder's in tokens. `prompt.longer` is all that the arm `prompt` asks with
+    (`LongPrompt.to_json`); null where another arm serves."""
     index = judged["index"]
     return {
         "schema": SCHEMA,
@@ -60,7 +63,7 @@ def build(
         "reranker": judged["reranker"],
         "adapter": judged["adapter"],
         "base": dict(base),
-        "prompt": {"digest": judged["prompt_digest"]},
+        "prompt": {"digest": judged["prompt_digest"], "longer": judged.get("long_prompt")},
         "params": {name: params[name] for name in SERVING},
         "arm": judged["arm"],
         "evaluation": {**evaluation, "primary": judged["primary"]},
@@ -84,9 +87,12 @@ def restored(target: Json, log: Sequence[Json], *, generation: int, created: str
     }
 
 
-def released_already(manifest: Json, *, index: Json, train: Json, retrieval: Json, params: Json) -> bool:
+def released_already(
+    manifest: Json, *, index: Json, train: Json, retrieval: Json, params: Json, shown: str | None = None
+) -> bool:
     """True when these receipts and params are those that `manifest` was made of: same build, adapter and reranker, same
-    serving params, same primary metric, and an arm that is asked for is the one that serves."""
+    serving params, same primary metric, and an arm that is asked for is the one that serves. `shown` is the digest of
+    what few-shot examples are drawn from now: it counts where the release serves them."""
     return (
         manifest["index"]["collection"] == index.get("collection")
         and (manifest["adapter"] or {}).get("digest") == train.get("digest")
@@ -94,6 +100,7 @@ def released_already(manifest: Json, *, index: Json, train: Json, retrieval: Jso
         and all(manifest["params"][name] == params[name] for name in ("retrieve", "generate", "answer"))
         and manifest["evaluation"]["primary"] == params["judge"]["primary"]
         and params["promote"]["arm"] in ("auto", manifest["arm"])
+        and (manifest["arm"] != PROMPTED or manifest["prompt"]["longer"]["source"] == shown)
     )
 
 

@@ -1,11 +1,12 @@
 """What the model is shown in each arm, and how its reply is read. No I/O, no tokenizer: callers trim passages.
 
-| arm | passages in the prompt | adapter |
-|---|---|---|
-| base | no | no |
-| rag | yes | no |
-| tuned | no | yes |
-| both | yes | yes |
+| arm | long instructions and few-shot examples | passages in the prompt | adapter |
+|---|---|---|---|
+| base | no | no | no |
+| prompt | yes | no | no |
+| rag | no | yes | no |
+| tuned | no | no | yes |
+| both | no | yes | yes |
 """
 
 from __future__ import annotations
@@ -15,11 +16,14 @@ import re
 import string
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 from pipelines.core.digests import digest_json
 
-ARMS = ("base", "rag", "tuned", "both")
+ARMS = ("base", "prompt", "rag", "tuned", "both")
+"""In the order of what they cost to build and to keep."""
+PROMPTED = "prompt"
 RETRIEVING = ("rag", "both")
 TUNED = ("tuned", "both")
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -44,12 +48,21 @@ class Reply:
     fields: Mapping[str, Any] | None = None
 
 
-def chat(question: str, passages: Sequence[Passage] = (), *, system: str) -> list[dict[str, str]]:
-    """Chat messages that ask `question`; passages are numbered from 1 and headed by their document's id."""
+def chat(
+    question: str, passages: Sequence[Passage] = (), *, system: str, shots: Sequence[Mapping[str, str]] = ()
+) -> list[dict[str, str]]:
+    """Chat messages that ask `question`; passages are numbered from 1 and headed by their document's id. `shots` are
+    turns shown before it, user and assistant by turns."""
     shown = "".join(f"[{n}] {p.document}\n{p.text.strip()}\n\n" for n, p in enumerate(passages, 1))
     user = (f"Passages:\n{shown}" if passages else "") + f"Question: {question.strip()}"
     messages = [{"role": "system", "content": system.strip()}] if system.strip() else []
-    return [*messages, {"role": "user", "content": user}]
+    return [*messages, *map(dict, shots), {"role": "user", "content": user}]
+
+
+def pairs(arms: Sequence[str]) -> Iterator[tuple[str, str, str]]:
+    """(`"B - A"`, B, A) of every two arms, A the one that comes first in `arms`."""
+    for first, second in combinations(arms, 2):
+        yield f"{second} - {first}", second, first
 
 
 def normalised(text: str) -> str:
@@ -109,10 +122,19 @@ def parse_reply(text: str, passages: Sequence[Passage] = (), *, refusal: str, st
 
 
 def prompt_digest(
-    *, model: str, system: str, refusal: str, structured: bool, max_new_tokens: int, passage_tokens: int
+    *,
+    model: str,
+    system: str,
+    refusal: str,
+    structured: bool,
+    max_new_tokens: int,
+    passage_tokens: int,
+    longer: Sequence[Any] | None = None,
 ) -> str:
     """Hex digest of all that shapes a prompt and the reading of its reply, the templates included: a prompt with and
-    one without passages, as rendered, are part of it."""
+    one without passages, as rendered, are part of it. `longer` is what the arm `prompt` adds to it: the knobs, and the
+    digest of the instructions and examples that they chose."""
     passages = [Passage("DOCUMENT", "TEXT"), Passage("OTHER", "TEXT")]
     templates = [chat("QUESTION", system=system), chat("QUESTION", passages, system=system)]
-    return digest_json([templates, model, refusal, structured, max_new_tokens, passage_tokens])
+    parts: list[Any] = [templates, model, refusal, structured, max_new_tokens, passage_tokens]
+    return digest_json(parts if longer is None else [*parts, *longer])

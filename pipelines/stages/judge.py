@@ -13,9 +13,10 @@ from typing import Any
 from pipelines.answering import served_prompt
 from pipelines.core import gates
 from pipelines.core.digests import digest_json
+from pipelines.core.long_prompt import LongPrompt
 from pipelines.core.manifest import reranker_digest
 from pipelines.core.nouns import Adapter, Candidate, Check, IndexBuild, Metric, Report, Verdict
-from pipelines.core.prompts import ARMS
+from pipelines.core.prompts import ARMS, PROMPTED
 from pipelines.core.scores import answer_scores, retrieval_scores
 from pipelines.params import CorpusParams, Retrieve
 from pipelines.ports import Ports
@@ -65,11 +66,17 @@ def _rows(workspace: Workspace, kind: str) -> list[dict[str, Any]]:
     return list(read_jsonl(file)) if file.is_file() else []
 
 
-def _data_checks(params: CorpusParams, workspace: Workspace, prompt: str) -> list[Check]:
+def _longer(answers: Facts) -> LongPrompt | None:
+    """What the arm `prompt` was asked with; None when it was not asked."""
+    return LongPrompt.of(answers["long_prompt"]) if answers.get("long_prompt") else None
+
+
+def _data_checks(params: CorpusParams, workspace: Workspace) -> list[Check]:
     """What must hold of the data before any metric means something."""
     index, train = workspace.receipt("index"), workspace.receipt("train")
     retrieval, answers = workspace.receipt("score_retrieval"), workspace.receipt("score_answers")
     least, match = params.judge.min_questions, gates.match_check
+    prompt = served_prompt(params.generate, _longer(answers))
     checks = [
         gates.count_check("data retrieval questions", retrieval.get("questions", 0), at_least=least),
         gates.count_check("data answer questions", answers.get("questions", 0), at_least=least),
@@ -131,7 +138,6 @@ _ADAPTER = ("digest", "key", "base", "base_digest", "training_digest")
 
 def decide(params: CorpusParams, workspace: Workspace) -> dict[str, Any]:
     """The judge's receipt, from the other stages' receipts and score rows."""
-    prompt = served_prompt(params.generate)
     answers = workspace.receipt("score_answers")
     primary = params.judge.primary.partition(".")[2]
     means = {
@@ -145,7 +151,9 @@ def decide(params: CorpusParams, workspace: Workspace) -> dict[str, Any]:
     arm, arm_reason = gates.choose_arm(means, wanted=params.promote.arm, unfit=unfit)
     tried = gates.tried_arms(scored, judge.floors, primary=judge.primary, wanted=params.promote.arm)
     bootstrap = gates.Bootstrap(judge.confidence, judge.resamples, judge.seed)
-    checks = _data_checks(params, workspace, prompt)
+    longer = _longer(answers) if arm == PROMPTED else None
+    prompt = served_prompt(params.generate, longer)
+    checks = _data_checks(params, workspace)
     checks.append(Check("arm", None, None, arm is not None, arm_reason))
     checks += gates.judge(
         arm,
@@ -173,6 +181,7 @@ def decide(params: CorpusParams, workspace: Workspace) -> dict[str, Any]:
         "adapter": None if "skipped" in train else {name: train[name] for name in _ADAPTER},
         "primary": judge.primary,
         "prompt_digest": prompt,
+        "long_prompt": longer.to_json() if longer else None,
         "against": workspace.champion().get("generation", 0),
     }
 

@@ -1,4 +1,4 @@
-"""Ask the arms base, rag, tuned and both the same test questions, and score every reply; the champion's arm as well.
+"""Ask the arms base, prompt, rag, tuned and both the same test questions, and score every reply; the champion's too.
 
 Test questions are those of documents that training never saw (`core.splits`), and unanswerable ones by their own id.
 It judges nothing: the gate reads the rows that are left here, one per question and arm.
@@ -10,26 +10,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipelines import adapters
+from pipelines import adapters, answer_records
 from pipelines.answering import prompts, replies, served_prompt
 from pipelines.builds import require_embedder
-from pipelines.core import answers as scoring
-from pipelines.core import splits
-from pipelines.core.bootstrap import mean_interval
+from pipelines.core import costs, splits
 from pipelines.core.digests import digest_json, digest_text
+from pipelines.core.long_prompt import LongPrompt
 from pipelines.core.nouns import Report
-from pipelines.core.prompts import ARMS, RETRIEVING, TUNED
+from pipelines.core.prompts import ARMS, PROMPTED, RETRIEVING, TUNED
 from pipelines.errors import BadInput, IntegrityError, NotFound
-from pipelines.params import CorpusParams, Generate, Retrieve
+from pipelines.few_shot import long_prompt
+from pipelines.params import Answer, CorpusParams, Generate, Prices, Retrieve
 from pipelines.ports import Completion, Generator, Hit, Ports
-from pipelines.released import adapter_folder, embedder_of, reranker_of
+from pipelines.released import adapter_folder, embedder_of, longer_of, reranker_of
 from pipelines.retrieval import search
 from pipelines.schemas import read_jsonl, write_jsonl
 from pipelines.scoring import Scorer, scorer
 from pipelines.workspace import Workspace
 
 Json = Mapping[str, Any]
-BOOTSTRAP: dict[str, Any] = {"confidence": 0.95, "resamples": 2000, "seed": 7}
 
 
 @dataclass(frozen=True)
@@ -42,6 +41,7 @@ class Asked:
     hits: Sequence[Sequence[Hit]]
     generate: Generate
     scorer: Scorer
+    longer: LongPrompt | None
 
 
 def chosen(questions: Sequence[Json], params: CorpusParams) -> list[Json]:
@@ -54,17 +54,17 @@ def chosen(questions: Sequence[Json], params: CorpusParams) -> list[Json]:
     return sorted(tested[: params.answer.max_questions], key=lambda q: str(q["id"]))
 
 
-def _ask(asked: Asked, questions: Sequence[Json], ports: Ports, *, batch: int) -> tuple[list[dict[str, Any]], int]:
+def _ask(asked: Asked, questions: Sequence[Json], ports: Ports, answer: Answer) -> tuple[list[dict[str, Any]], int]:
     """(a row per question, replies generated now)."""
-    generate = asked.generate
     texts = [q["question"] for q in questions]
-    shown, chats = prompts(texts, asked.hits, asked.generator, arm=asked.arm, generate=generate)
+    how: dict[str, Any] = {"arm": asked.arm, "generate": asked.generate, "longer": asked.longer}
+    shown, chats = prompts(texts, asked.hits, asked.generator, **how)
     completions, made = replies(
         ports.objects,
         asked.generator,
         chats,
-        max_new_tokens=generate.max_new_tokens,
-        batch=batch,
+        max_new_tokens=asked.generate.max_new_tokens,
+        batch=answer.batch,
         say=lambda ready, wanted: print(f"score_answers: {asked.name} {ready} of {wanted}", flush=True),
     )
     rows = []
@@ -82,7 +82,7 @@ def _ask(asked: Asked, questions: Sequence[Json], ports: Ports, *, batch: int) -
                 "citations": scored.citations,
                 "passages": [_passage(hit) for hit in hits] if asked.arm in RETRIEVING else [],
                 "metrics": scored.metrics,
-                **_cost(completion),
+                **_cost(completion, answer.prices),
             }
         )
     return rows, made
@@ -98,15 +98,24 @@ def _passage(hit: Hit) -> dict[str, Any]:
     }
 
 
-def _cost(completion: Completion) -> dict[str, Any]:
-    return {
-        "tokens_in": completion.tokens_in,
-        "tokens_out": completion.tokens_out,
-        "ms": round(completion.seconds * 1000, 1),
-    }
+def _cost(completion: Completion, prices: Prices) -> dict[str, Any]:
+    """Tokens, milliseconds, CPU-seconds and price of one reply; null where not measured or not known."""
+    table = costs.Prices(prices.input_per_million, prices.output_per_million, prices.cpu_hour)
+    spent: dict[str, Any] = {"tokens_in": completion.tokens_in, "tokens_out": completion.tokens_out}
+    cpu = completion.cpu_seconds
+    price = costs.of_reply(table, **spent, cpu_seconds=cpu)
+    return {**spent, "ms": round(completion.seconds * 1000, 1), "cpu_seconds": cpu, "cost": price}
 
 
-def _arms(params: CorpusParams, workspace: Workspace, ports: Ports, questions: Sequence[Json]) -> Any:
+def _arms(
+    params: CorpusParams,
+    workspace: Workspace,
+    ports: Ports,
+    questions: Sequence[Json],
+    *,
+    base: Generator,
+    longer: LongPrompt | None,
+) -> Any:
     """(the arms to ask, arm -> why it is missing)."""
     train, build = workspace.receipt("train"), workspace.receipt("index")
     require_embedder(build, ports.embedder)
@@ -114,7 +123,7 @@ def _arms(params: CorpusParams, workspace: Workspace, ports: Ports, questions: S
     how: dict[str, Any] = {"retrieve": params.retrieve, "reranker": ports.reranker}
     hits = search(ports.store, ports.embedder, build["collection"], texts, **how)
     score = scorer(params.generate, ports)
-    base, tuned = ports.generator(), None
+    tuned = None
     if "skipped" not in train:
         tuned = ports.generator(adapters.fetch(ports.objects, train["key"], cache=ports.settings.cache))
     asked, missing = [], {}
@@ -125,7 +134,7 @@ def _arms(params: CorpusParams, workspace: Workspace, ports: Ports, questions: S
         elif generator is None:
             missing[arm] = f"no adapter: {train['skipped']}"
         else:
-            asked.append(Asked(arm, arm, generator, hits, params.generate, score))
+            asked.append(Asked(arm, arm, generator, hits, params.generate, score, longer))
     return asked, missing
 
 
@@ -148,58 +157,10 @@ def _champion(workspace: Workspace, ports: Ports, questions: Sequence[Json]) -> 
         how: dict[str, Any] = {"retrieve": retrieve, "reranker": reranker_of(champion, theirs)}
         texts = [q["question"] for q in questions]
         hits = search(ports.store, embedder, champion["index"]["collection"], texts, **how)
+        longer = longer_of(champion)
     except (NotFound, BadInput, IntegrityError) as exc:
         return None, str(exc)
-    return Asked("champion", champion["arm"], generator, hits, generate, scorer(generate, ports)), None
-
-
-def _figure(arms: Mapping[str, Json]) -> Any:
-    """Bars by arm with their intervals, one group a metric."""
-    import numpy as np
-    from matplotlib.figure import Figure
-
-    names = ("token_f1", "token_recall", "contains_answer", "format_valid", "citation_precision", "correct_refusal")
-    drawn = Figure(figsize=(10, 4), layout="constrained")
-    axes = drawn.subplots()
-    width = 0.8 / len(arms)
-    for number, (arm, metrics) in enumerate(arms.items()):
-        values = np.array([[metrics[n][end] for end in ("value", "low", "high")] for n in names])
-        errors = [values[:, 0] - values[:, 1], values[:, 2] - values[:, 0]]
-        axes.bar(np.arange(len(names)) + number * width, values[:, 0], width, yerr=errors, capsize=2, label=arm)
-    axes.set_xticks(np.arange(len(names)) + width * (len(arms) - 1) / 2, names)
-    axes.set(ylim=(0, 1), ylabel="mean, 95 % interval", title="The arms on the same questions")
-    axes.legend(ncols=len(arms))
-    return drawn
-
-
-def _record(ports: Ports, corpus: str, facts: Json, rows: Sequence[Json]) -> str:
-    """The MLflow run of this comparison; returns its id."""
-    tags = {
-        "assay.key": f"score_answers:{digest_json([facts, [[r['id'], r['arm'], r['reply']] for r in rows]])}",
-        "assay.stage": "score_answers",
-        "assay.collection": facts["collection"],
-        "assay.adapter": str(facts["adapter"]),
-    }
-    with ports.registry.run(corpus, f"answers {facts['collection']}", tags=tags) as log:
-        log.params({name: facts[name] for name in ("questions", "base", "adapter", "collection", "prompt_digest")})
-        flat = {f"{arm}.{name}": m for arm, metrics in facts["arms"].items() for name, m in metrics.items()}
-        log.metrics({name: metric["value"] for name, metric in flat.items()})
-        log.table("arms", [{"metric": name, **metric} for name, metric in flat.items()])
-        log.dataset(
-            f"{corpus} test questions",
-            digest=facts["questions_digest"],
-            source="corpus/questions.jsonl",
-            context="evaluation",
-            profile={"questions": facts["questions"]},
-        )
-        shown = ("id", "arm", "question", "gold", "answer", "citations", "tokens_in", "tokens_out", "ms")
-        log.table("answers", [{**{k: _flat(row[k]) for k in shown}, **row["metrics"]} for row in rows])
-        log.figure("arms", _figure(facts["arms"]))
-    return str(log.run_id)
-
-
-def _flat(value: Any) -> Any:
-    return " | ".join(map(str, value)) if isinstance(value, list | tuple) else value
+    return Asked("champion", champion["arm"], generator, hits, generate, scorer(generate, ports), longer), None
 
 
 def _skipped(workspace: Workspace, reason: str) -> Report:
@@ -207,35 +168,28 @@ def _skipped(workspace: Workspace, reason: str) -> Report:
     return Report("score_answers", {"skipped": reason, "arms": {}, "questions": 0}, f"skipped: {reason}")
 
 
-def _costs(rows: Sequence[Json]) -> dict[str, Any]:
-    """Latency and tokens of one arm's replies."""
-    spent = {
-        name: mean_interval([r[name] for r in rows], **BOOTSTRAP).to_json() for name in ("tokens_in", "tokens_out")
-    }
-    return {**scoring.latency([r["ms"] / 1000 for r in rows]), **spent}
-
-
 def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> Report:
-    """corpus/questions.jsonl -> scores/answers.jsonl and the arms' means with intervals. Without test questions that
-    have an answer nothing is asked, and the receipt says so."""
+    """corpus/questions.jsonl -> scores/answers.jsonl, and the arms' means and differences with intervals. Without test
+    questions that have an answer nothing is asked, and the receipt says so."""
     file = workspace.versioned / "questions.jsonl"
-    questions = chosen(list(read_jsonl(file)) if file.is_file() else [], params)
+    gold = list(read_jsonl(file)) if file.is_file() else []
+    questions = chosen(gold, params)
     if not any(q["answers"] for q in questions):
         return _skipped(workspace, f"{workspace.corpus} has no test question with an answer")
-    asked, missing = _arms(params, workspace, ports, questions)
+    base, longer = ports.generator(), None
+    if PROMPTED in params.answer.arms:
+        longer = long_prompt(params, workspace, base, questions=gold, ports=ports)
+    asked, missing = _arms(params, workspace, ports, questions, base=base, longer=longer)
     if not asked:
         return _skipped(workspace, f"no arm can be asked: {'; '.join(missing.values())}")
     champion, unscored = _champion(workspace, ports, questions)
     by_arm: dict[str, list[dict[str, Any]]] = {}
     made = 0
     for one in [*asked, *([champion] if champion else [])]:
-        by_arm[one.name], fresh = _ask(one, questions, ports, batch=params.answer.batch)
+        by_arm[one.name], fresh = _ask(one, questions, ports, params.answer)
         made += fresh
     rows = [row for found in by_arm.values() for row in found]
     write_jsonl(workspace.scores("answers"), rows)
-    metrics = {arm: [row["metrics"] for row in found] for arm, found in by_arm.items()}
-    names = asked[0].scorer.metrics
-    base = ports.generator()
     facts: dict[str, Any] = {
         "questions": len(questions),
         "questions_digest": digest_json(questions),
@@ -244,22 +198,20 @@ def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> Report:
         "adapter": workspace.receipt("train").get("digest"),
         "base": base.name,
         "base_digest": base.base_digest,
-        "prompt_digest": served_prompt(params.generate),
-        "arms": {arm: _json(scoring.summarise(found, names, **BOOTSTRAP)) for arm, found in metrics.items()},
-        "differences": {
-            arm: _json(scoring.differences(found, metrics["base"], names, **BOOTSTRAP))
-            for arm, found in metrics.items()
-            if arm != "base" and "base" in metrics
-        },
+        "prompt_digest": served_prompt(params.generate, longer),
+        "long_prompt": longer.to_json() if longer else None,
+        **answer_records.scores(by_arm, asked[0].scorer.metrics),
         "missing": missing,
         "champion_unscored": unscored,
     }
-    measured: dict[str, Any] = {"generated": made, "arms": {arm: _costs(found) for arm, found in by_arm.items()}}
-    measured["run_id"] = _record(ports, workspace.corpus, facts, rows)
-    shown = ", ".join(f"{arm} {facts['arms'][arm]['token_recall']['value']:.3f}" for arm in facts["arms"])
-    said = f"token recall on {len(questions)} questions: {shown} ({made} replies generated)"
-    return Report("score_answers", facts, said, measured)
+    measured = {"generated": made, "currency": params.answer.prices.currency, **answer_records.costs(by_arm)}
+    run_id = answer_records.record(ports, workspace.corpus, facts=facts, measured=measured, rows=rows)
+    return Report("score_answers", facts, _summary(facts, made), {**measured, "run_id": run_id})
 
 
-def _json(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: metric.to_json() for name, metric in metrics.items()}
+def _summary(facts: Json, made: int) -> str:
+    """One line: the arms by token recall, or by the first metric of a task that has none."""
+    arms = facts["arms"]
+    name = next(n for n in ("token_recall", *next(iter(arms.values()))) if all(n in found for found in arms.values()))
+    shown = ", ".join(f"{arm} {found[name]['value']:.3f}" for arm, found in arms.items())
+    return f"{name.replace('_', ' ')} on {facts['questions']} questions: {shown} ({made} replies generated)"

@@ -10,6 +10,9 @@ from rich.console import Console
 
 from pipelines import report, show
 from pipelines.actions import views
+from pipelines.core.hypothesis import verdict
+from pipelines.core.prompts import ARMS as ARMS_IN_ORDER
+from pipelines.core.prompts import pairs
 from pipelines.errors import NotFound
 from tests import release_kit as kit
 
@@ -35,7 +38,8 @@ ARMS = {
 }
 COMPARISON = {
     "corpus": "tiny", "questions": 30, "primary": "answers.token_f1", "arm": "both", "arms": ARMS,
-    "differences": {"both - base": metric(0.4, 0.3, 0.5)},
+    "differences": {"both - base": {"token_f1": metric(0.4, 0.3, 0.5), "hallucination": metric(-0.02, -0.1, 0.05)}},
+    "hypothesis": None, "currency": "USD",
 }  # fmt: skip
 REPORT = {
     "corpus": "tiny",
@@ -51,8 +55,8 @@ RELEASES = {"corpus": "tiny", "releases": [
 ]}  # fmt: skip
 
 
-def shown(function, *arguments):
-    console = Console(width=120, record=True, file=io.StringIO(), highlight=False, markup=False)
+def shown(function, *arguments, width=120):
+    console = Console(width=width, record=True, file=io.StringIO(), highlight=False, markup=False)
     function(*arguments, console)
     return console.export_text()
 
@@ -65,14 +69,49 @@ def test_the_best_arm_is_the_highest_or_the_cheapest_and_a_tie_has_none():
     assert show.best_arm(ARMS, "token_f1") == "both"
     assert show.best_arm(ARMS, "latency_p50") == "base"
     assert show.best_arm({"a": {"x": metric(1.0)}, "b": {"x": metric(1.0)}}, "x") is None
+    two = {"a": {"hallucination": metric(0.1), "refused": metric(0.1)}, "b": {"hallucination": metric(0.2)}}
+    two["b"]["refused"] = metric(0.2)
+    assert (show.best_arm(two, "hallucination"), show.best_arm(two, "refused")) == ("a", None)
+
+
+def test_intervals_are_short():
+    ends = (0.0, 0.054, -0.054, 1.0, -1.0, 2.5, 12.34, -0.3)
+    assert [show._short(end) for end in ends] == ["0", ".05", "-.05", "1", "-1", "2.50", "12.3", "-.30"]
 
 
 def test_the_comparison_says_n_interval_and_who_would_serve():
     text = shown(show.show_comparison, COMPARISON)
     assert "tiny: arms on the same 30 questions" in text
     assert "both ●" in text
-    assert ".40–.60" in text
-    assert "both - base: 0.400 [0.300, 0.500]" in text
+    assert ".500 .40–.60" in text
+    assert "+.400 [+.30, +.50]" in text and "-.020 [-.10, +.05]" in text
+    assert "cost in USD, generation alone" in text
+    assert "both together" not in text
+
+
+def wide():
+    """A comparison of five arms with every metric, each value and interval as long as they get."""
+    arms = {arm: {name: metric(0.123, 0.111, 0.987) for name in show.ANSWER_COLUMNS} for arm in ARMS_IN_ORDER}
+    arms["rag"]["groundedness"] = {**metric(0.123, 0.111, 0.987), "n": 28}
+    found = {pair: {n: metric(-0.123, -0.223, -0.023) for n in arms["rag"]} for pair, _, _ in pairs(ARMS_IN_ORDER)}
+    primary = "token_recall"
+    claim = verdict(found, primary)
+    return {
+        **COMPARISON, "primary": f"answers.{primary}", "arms": arms, "differences": found, "hypothesis": claim,
+    }  # fmt: skip
+
+
+def test_the_comparison_of_five_arms_fits_a_hundred_columns_with_the_primary_metric_first():
+    text = shown(show.show_comparison, wide(), width=100)
+    table = [line for line in text.splitlines() if ".11–.99" in line]
+    assert len(table) == len(show.ANSWER_COLUMNS) - len(show._COSTS)  # no row is broken into two
+    assert table[0].strip().startswith("recall")
+    assert "28–30" in text
+    for pair, _, _ in pairs(ARMS_IN_ORDER):
+        (row,) = [line for line in text.splitlines() if line.strip().startswith(f"{pair} ")]
+        assert row.count("-.123 [-.22, -.02]") == 4
+    assert "“Both together beat either alone” on token_recall: did not hold" in " ".join(text.split())
+    assert "both - rag -.123 [-.22, -.02]" in " ".join(text.split())
 
 
 def test_skipped_arms_say_why():

@@ -1,0 +1,52 @@
+"""What the arm `prompt` asks with, drawn from a corpus's workspace. A release carries the result; it is not read again.
+
+It reads examples and gold questions; `core.long_prompt` chooses among them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipelines.core import mixing, splits
+from pipelines.core.digests import digest_bytes, digest_json
+from pipelines.core.long_prompt import LongPrompt, candidates, draw, instructions
+from pipelines.core.prompts import first_object
+from pipelines.params import CorpusParams
+from pipelines.ports import Generator, Ports
+from pipelines.reply_schema import load_schema
+from pipelines.workspace import Workspace
+
+Item = Mapping[str, Any]
+
+
+def shots_source(workspace: Workspace) -> str:
+    """Digest of the files of a corpus that few-shot examples are drawn from."""
+    files = [workspace.versioned / name for name in ("examples.jsonl", "questions.jsonl")]
+    return digest_json([digest_bytes(file.read_bytes()) if file.is_file() else None for file in files])
+
+
+def long_prompt(
+    params: CorpusParams, workspace: Workspace, generator: Generator, *, questions: Sequence[Item], ports: Ports
+) -> LongPrompt:
+    """What the arm `prompt` asks with: instructions, and examples of the training split that obey the reply's schema;
+    gold questions of that split where the corpus has no examples. `questions` are all gold questions."""
+    from pipelines.schemas import read_jsonl
+
+    generate, split = params.generate, params.split.model_dump()
+    schema = load_schema(generate.reply_schema, ports)
+    file = workspace.versioned / "examples.jsonl"
+    examples = [mixing.with_id(example) for example in (read_jsonl(file) if file.is_file() else ())]
+    if not examples:
+        how: dict[str, Any] = {"structured": schema is not None, "refusal": generate.refusal}
+        examples = [mixing.from_question(q, **how) for q in questions if q["answers"] or not q["evidence"]]
+    tested = [q["question"] for q in questions if splits.split_of(q, **split) == splits.TEST]
+    found = candidates(examples, tested, split=split)
+    obeying = [e for e in found if schema is None or schema.valid(first_object(mixing.completion_of(e)))]
+    system = generate.prompt.instructions
+    if system is None:
+        text = schema.text if schema else None
+        system = instructions(generate.system, schema=text, refusal=generate.refusal)
+    knobs = generate.prompt
+    fits: dict[str, Any] = {"shots": knobs.shots, "most": knobs.max_tokens, "count": generator.count}
+    return draw(system, obeying, **fits, source=shots_source(workspace))
