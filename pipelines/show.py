@@ -176,7 +176,7 @@ def _differences(result: Json, primary: str, console: Console) -> None:
         said = {"held": "bold green", "did not hold": "bold red"}.get(claim["verdict"], "bold yellow")
         parts = "   ".join(f"{pair} {_signed(claim[pair])}" for pair in PAIRS)
         claimed = f"“{claim['statement'].capitalize()}” on {claim['metric']}: "
-        console.print(Text.assemble(claimed, (claim["verdict"], said), (f"   {parts}", "dim")))
+        console.print(Text.assemble(claimed, (claim["verdict"], said), (f"\n  {parts}", "dim")))
 
 
 def questions(check: Json) -> str:

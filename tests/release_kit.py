@@ -20,6 +20,7 @@ from pipelines import adapters
 from pipelines.answering import served_prompt
 from pipelines.builds import load_build
 from pipelines.core.digests import digest_json, digest_row, digest_set
+from pipelines.core.long_prompt import LongPrompt
 from pipelines.core.nouns import Chunk, Document
 from pipelines.corpus_files import CorpusFiles, content_digest, document_row, write_files
 from pipelines.settings import Settings, checkout
@@ -65,8 +66,16 @@ def metric(value: float, n: int = len(QUESTIONS)) -> dict[str, float | int]:
     return {"value": value, "low": value, "high": value, "n": n}
 
 
-def build(wiring: Wiring, texts: Mapping[str, str]) -> dict[str, Any]:
-    """Version the texts, embed each as one chunk, write Parquet and marker, load Milvus; the embed stage's facts."""
+def build(
+    wiring: Wiring,
+    texts: Mapping[str, str],
+    *,
+    questions: Sequence[Mapping[str, Any]] = (),
+    examples: Sequence[Mapping[str, Any]] = (),
+) -> dict[str, Any]:
+    """Version the texts, with gold questions and examples; embed each text as one chunk, write Parquet and marker, load
+    Milvus; the embed stage's facts."""
+
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -74,7 +83,7 @@ def build(wiring: Wiring, texts: Mapping[str, str]) -> dict[str, Any]:
 
     documents = [Document(key, key.title(), text, "text/plain", key) for key, text in sorted(texts.items())]
     rows = [document_row(document) for document in documents]
-    write_files(wiring.workspace.versioned, CorpusFiles(rows, [], [], []))
+    write_files(wiring.workspace.versioned, CorpusFiles(rows, questions, examples, []))
     wiring.versioner.snapshot("Land the documents")
     chunks = [Chunk(d.id, 0, 0, len(d.text), d.text, 20) for d in documents]
     vectors = wiring.embedder.embed_batch([chunk.text for chunk in chunks])
@@ -128,6 +137,7 @@ def scored(
     ndcg: float = 0.8,
     adapter: Mapping[str, Any] | None = None,
     stale: Sequence[str] = (),
+    longer: LongPrompt | None = None,
 ) -> None:
     """Receipts and rows as the scoring stages leave them: every question of an arm has the arm's F1, and against a
     champion, the champion's replies score 0.3 and its retrieval 0.8."""
@@ -155,7 +165,8 @@ def scored(
         },
         "score_answers": {
             "arms": {arm: {"token_f1": metric(f1)} for arm, f1 in arms.items()},
-            "questions": len(QUESTIONS), "prompt_digest": served_prompt(wiring.params.generate), **ranked,
+            "questions": len(QUESTIONS), "prompt_digest": served_prompt(wiring.params.generate, longer), **ranked,
+            "long_prompt": longer.to_json() if longer else None,
         },
     }  # fmt: skip
     for stage, receipt in receipts.items():

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 from pipelines.core.prompts import normalised
 
@@ -23,6 +24,7 @@ _LONG = 4
 _END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])")
 
 
+@lru_cache(maxsize=4096)
 def content(text: str) -> frozenset[str]:
     """Distinct normalised tokens of at least four characters, or with a digit; all tokens where there are none such.
     A rule of length needs no list of stop words, so it serves every language that puts spaces between words."""
@@ -35,11 +37,16 @@ def statements(text: str) -> list[str]:
     return [part for part in _END.split(text) if normalised(part)]
 
 
+@lru_cache(maxsize=4096)
+def _tokens(passage: str) -> frozenset[str]:
+    return frozenset(normalised(passage).split())
+
+
 def supported(statement: str, passages: Iterable[str]) -> bool:
     """True when the passages together hold at least `SUPPORTED` of the statement's content tokens."""
     said = content(statement)
-    found = {token for passage in passages for token in normalised(passage).split()}
-    return bool(said) and len(said & found) >= SUPPORTED * len(said)
+    held = said & frozenset[str]().union(*map(_tokens, passages))
+    return bool(said) and len(held) >= SUPPORTED * len(said)
 
 
 def groundedness(answer: str, passages: Iterable[str]) -> float | None:

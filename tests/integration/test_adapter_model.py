@@ -42,7 +42,7 @@ def test_it_answers_from_a_passage(smollm2):
     assert "Paris" in made[0].text and "5" in made[1].text
     # `<|im_start|>`, `ass`, `istant` and a line feed open the reply.
     assert [c.tokens_in for c in made] == [smollm2.count(c) + 4 for c in chats]
-    assert all(0 < c.tokens_out <= 24 and c.seconds > 0 for c in made)
+    assert all(0 < c.tokens_out <= 24 and c.seconds > 0 and c.cpu_seconds > 0 for c in made)
     # In another order and in other batches, the same replies.
     again = smollm2.reply(chats[::-1], max_new_tokens=24)
     assert [c.text for c in again[::-1]] == [c.text for c in made]

@@ -27,7 +27,7 @@ class Echo:
         if self.dies_at is not None and len(self.asked) >= self.dies_at:
             raise KeyboardInterrupt
         self.asked += [c[-1]["content"] for c in chats]
-        return [Completion(c[-1]["content"].upper(), 5, 1, 0.1) for c in chats]
+        return [Completion(c[-1]["content"].upper(), 5, 1, 0.1, 0.2) for c in chats]
 
 
 def chats(*texts):
@@ -67,7 +67,12 @@ def test_kept_replies_are_json_with_their_first_cost(tmp_path):
     objects = ObstoreObjects(str(tmp_path))
     ask(objects, Echo(), "a")
     (key,) = objects.list("answers/")
-    assert json.loads(objects.get(key)) == {"text": "A", "tokens_in": 5, "tokens_out": 1, "seconds": 0.1}
+    cost = {"tokens_in": 5, "tokens_out": 1, "seconds": 0.1, "cpu_seconds": 0.2}
+    assert json.loads(objects.get(key)) == {"text": "A", **cost}
+    # What an older version kept, or another machine made, has no CPU time.
+    objects.put(key, json.dumps({"text": "A", "tokens_in": 5, "tokens_out": 1, "seconds": 0.1}).encode())
+    (kept,), _ = replies(objects, Echo(), chats("a"), max_new_tokens=8, batch=2)
+    assert (kept.text, kept.cpu_seconds) == ("A", None)
 
 
 def test_passages_are_trimmed():

@@ -8,19 +8,24 @@ from pipelines.core import answers
 from pipelines.core.answers import (
     METRICS,
     citation_precision,
+    citation_recall,
     contains_answer,
-    differences,
     exact_match,
-    latency,
     plain_format,
-    score,
-    summarise,
     token_f1,
     token_recall,
 )
-from pipelines.core.prompts import Reply
+from pipelines.core.prompts import Passage, Reply
 
-BOOTSTRAP = {"confidence": 0.95, "resamples": 200, "seed": 7}
+
+def alike(answer, gold):
+    """Stands for ROUGE-L, whose library is tested where it is used."""
+    return 0.25
+
+
+def score(reply, gold, documents, *, passages=(), format_valid=True, style=None):
+    form = {"format_valid": format_valid, "style": style}
+    return answers.score(reply, gold, documents, passages=passages, rouge_l=alike, **form)
 
 
 def test_exact_match():
@@ -64,19 +69,29 @@ def test_citation_precision():
     assert citation_precision(["a"], []) == 0
 
 
+def test_citation_recall():
+    assert citation_recall(["a", "b"], ["a", "c"]) == 0.5
+    assert citation_recall([], ["a"]) == 0 and citation_recall(["a"], []) is None
+
+
 def test_plain_format():
     assert plain_format("w " * 60) and not plain_format("w " * 61) and not plain_format(" ")
 
 
 def test_the_best_gold_counts():
-    found = score(Reply("five years", ("a",), False), ["5 years", "five years"], ["a"], format_valid=True)
+    passages = [Passage("a", "The tent has a warranty of five years."), Passage("b", "Boots.")]
+    found = score(Reply("five years", ("a",), False), ["5 years", "five years"], ["a", "c"], passages=passages)
     assert found == {
         "exact_match": 1,
         "token_f1": 1,
         "token_recall": 1,
         "contains_answer": 1,
+        "rouge_l": 0.25,
         "format_valid": 1,
         "citation_precision": 1,
+        "citation_recall": 0.5,
+        "groundedness": 1,
+        "hallucination": 0,
         "refused": 0,
         "correct_refusal": 1,
     }
@@ -90,6 +105,34 @@ def test_unanswerable_and_refused(refused, gold, em, right):
     assert (found["refused"], found["correct_refusal"], found["format_valid"]) == (float(refused), right, 0)
 
 
+SAYS_SEVEN = [Passage("a", "Gift cards are valid for seven years."), Passage("b", "Boots have a warranty of one year.")]
+
+
+@pytest.mark.parametrize(
+    ("answer", "cited", "gold", "passages", "grounded", "made_up"),
+    [
+        ("valid for seven years", ("a",), ["seven years"], SAYS_SEVEN, 1, 0),  # right, and cited
+        ("valid for seven years", ("b",), ["seven years"], SAYS_SEVEN, 0, 0),  # right, but cites what does not say it
+        ("valid for seven years", (), ["three years"], SAYS_SEVEN, 0, 0),  # wrong: it misread a passage
+        ("until Christmas 1987", ("a",), ["seven years"], SAYS_SEVEN, 0, 1),  # wrong, and nowhere to be read
+        ("until Christmas 1987", ("a",), ["seven years"], [], 0, 1),  # the same without passages
+        ("seven years", (), ["seven years"], [], 0, 0),  # right from memory
+        ("seven years", ("a",), [], SAYS_SEVEN, 1, 1),  # an answer where there is none
+    ],
+)
+def test_a_hallucination_is_wrong_and_unsupported_or_answers_what_has_no_answer(
+    answer, cited, gold, passages, grounded, made_up
+):
+    found = score(Reply(answer, cited, False), gold, ["a"] if gold else [], passages=passages)
+    assert (found["groundedness"], found["hallucination"]) == (grounded, made_up)
+
+
+def test_a_refusal_states_nothing_and_makes_nothing_up():
+    found = score(Reply("I could not find this.", (), True), ["x"], ["a"], passages=SAYS_SEVEN)
+    assert "groundedness" not in found
+    assert (found["hallucination"], found["refused"]) == (0, 1)
+
+
 @given(st.text(max_size=40), st.text(max_size=40))
 def test_f1_is_symmetric_bounded_and_1_when_equal(a, b):
     assert token_f1(a, b) == pytest.approx(token_f1(b, a)) and 0 <= token_f1(a, b) <= 1
@@ -97,27 +140,9 @@ def test_f1_is_symmetric_bounded_and_1_when_equal(a, b):
     assert exact_match(a, b) <= token_f1(a, b)
 
 
-def _row(value):
-    return dict.fromkeys(METRICS, value)
-
-
-def test_summarise_and_differences():
-    rows, base = [_row(1.0), _row(0.0)], [_row(0.0), _row(0.0)]
-    means = summarise(rows, METRICS, **BOOTSTRAP)
-    assert set(means) == set(METRICS)
-    assert (means["token_f1"].value, means["token_f1"].n) == (0.5, 2)
-    found = differences(rows, base, METRICS, **BOOTSTRAP)["token_f1"]
-    assert found.value == 0.5 and 0 <= found.low <= found.value <= found.high <= 1
-    with pytest.raises(ValueError):
-        summarise([], METRICS, **BOOTSTRAP)
-
-
-def test_latency_quantiles():
-    # 0.00 .. 1.00 in steps of 0.01: the median is 0.5, the 99th percentile 0.99.
-    found = latency([n / 100 for n in range(101)])
-    assert found["latency_p50"]["value"] == pytest.approx(0.5) and found["latency_p50"]["n"] == 101
-    assert found["latency_p99"]["value"] == pytest.approx(0.99)
-
-
 def test_no_metric_is_forgotten():
-    assert set(score(Reply("", (), True), [], [], format_valid=False)) == set(answers.METRICS)
+    # `style` is of structured replies, citation recall of questions with evidence, groundedness of statements.
+    found = score(Reply("five years", (), False), ["x"], ["a"], style=0.5)
+    assert tuple(found) == METRICS
+    assert all(0 <= value <= 1 for value in found.values())
+    assert set(METRICS) - set(score(Reply("", (), True), [], [])) == {"style", "citation_recall", "groundedness"}

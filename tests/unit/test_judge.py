@@ -5,8 +5,11 @@ from types import SimpleNamespace
 import pytest
 
 from pipelines import params as params_module
+from pipelines.core.long_prompt import LongPrompt
 from pipelines.core.manifest import build, held_back, released_already, restored
+from pipelines.errors import IntegrityError
 from pipelines.params import CorpusParams
+from pipelines.released import longer_of
 from pipelines.settings import checkout
 from pipelines.stages.judge import decide
 from pipelines.workspace import Workspace
@@ -193,6 +196,45 @@ def test_how_passages_are_searched_and_asked_is_part_of_the_candidate(wiring):
         wiring.params = params_of(**sections)
         seen.add(decided(wiring)["candidate"])
     assert len(seen) == 4
+
+
+TURNS = ({"role": "user", "content": "Question: a"}, {"role": "assistant", "content": "b"})
+LONGER = LongPrompt("Be brief.", TURNS, "s" * 64)
+
+
+def test_instructions_and_examples_are_part_of_the_candidate_where_they_are_served(wiring):
+    prompted = decided(wiring, arms={"base": 0.1, "prompt": 0.5}, longer=LONGER)
+    assert (prompted["arm"], prompted["passed"], prompted["long_prompt"]) == ("prompt", True, LONGER.to_json())
+    other = LongPrompt("Be kind.", TURNS, LONGER.source)
+    assert decided(wiring, arms={"base": 0.1, "prompt": 0.5}, longer=other)["candidate"] != prompted["candidate"]
+    plain = decided(wiring, arms={"base": 0.1, "prompt": 0.2, "rag": 0.5}, longer=LONGER)
+    assert (plain["arm"], plain["long_prompt"]) == ("rag", None)
+    assert plain["candidate"] == decided(wiring, arms={"base": 0.1, "rag": 0.5})["candidate"]
+
+
+def test_other_instructions_than_those_asked_with_are_no_prompt_to_serve(wiring):
+    kit.scored(wiring, INDEX, arms={"base": 0.1, "prompt": 0.5}, longer=LONGER)
+    wiring.params = params_of(generate={"prompt": {"instructions": "Be kind."}})
+    assert "data prompt" in failed(decide(wiring.params, wiring.workspace))
+
+
+def test_of_a_prompt_and_an_index_that_are_equally_good_the_prompt_serves(wiring):
+    assert decided(wiring, arms={"base": 0.1, "prompt": 0.5, "rag": 0.5}, longer=LONGER)["arm"] == "prompt"
+
+
+def test_a_release_of_the_arm_prompt_carries_its_text_and_is_another_when_its_source_changes(wiring):
+    facts = decided(wiring, arms={"base": 0.1, "prompt": 0.5}, longer=LONGER)
+    manifest = manifest_of(wiring, facts)
+    assert manifest["prompt"] == {"digest": facts["prompt_digest"], "longer": LONGER.to_json()}
+    assert longer_of(manifest) == LONGER
+    given = {"index": INDEX, "train": {}, "retrieval": {}, "params": wiring.params.model_dump(mode="json")}
+    assert released_already(manifest, **given, shown=LONGER.source)
+    assert not released_already(manifest, **given, shown="other")
+    rag = manifest_of(wiring, decided(wiring))
+    assert longer_of(rag) is None and released_already(rag, **given, shown="other")
+    manifest["prompt"]["longer"]["shots"][1]["content"] = "c"
+    with pytest.raises(IntegrityError, match="tiny@1: instructions and examples are"):
+        longer_of(manifest)
 
 
 def test_base_may_be_asked_for(wiring):

@@ -6,7 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.core.prompts import Passage, chat, first_object, normalised, parse_reply, prompt_digest, refuses
+from pipelines.core.prompts import (
+    ARMS,
+    Passage,
+    chat,
+    first_object,
+    normalised,
+    pairs,
+    parse_reply,
+    prompt_digest,
+    refuses,
+)
 
 REFUSAL = "I could not find this in the handbook."
 PASSAGES = [Passage("orders/refund-policy.md", "60 days."), Passage("a.md", "Other.")]
@@ -23,6 +33,19 @@ def test_a_chat_without_passages_is_system_and_question():
 def test_passages_are_numbered_and_headed_by_their_document():
     user = chat("How long?", PASSAGES, system="s")[1]["content"]
     assert user == "Passages:\n[1] orders/refund-policy.md\n60 days.\n\n[2] a.md\nOther.\n\nQuestion: How long?"
+
+
+def test_shots_stand_between_the_instructions_and_the_question():
+    shots = [{"role": "user", "content": "Question: a"}, {"role": "assistant", "content": "b"}]
+    messages = chat("c", system="s", shots=shots)
+    assert [m["content"] for m in messages] == ["s", "Question: a", "b", "Question: c"]
+
+
+def test_every_two_arms_are_a_pair_the_costlier_minus_the_cheaper():
+    named = [name for name, _, _ in pairs(ARMS)]
+    assert len(named) == 10
+    assert {"prompt - base", "both - rag", "both - tuned", "tuned - rag"} <= set(named)
+    assert next(pairs(["rag", "both"])) == ("both - rag", "both", "rag")
 
 
 def test_normalised_is_squads():
@@ -94,5 +117,6 @@ def test_the_digest_covers_every_knob():
     }
     changed = [{**base, key: value} for key, value in (("model", "n"), ("system", "t"), ("refusal", "q"))]
     changed += [{**base, "structured": True}, {**base, "max_new_tokens": 8}, {**base, "passage_tokens": 8}]
+    changed += [{**base, "longer": [{"shots": 4}, "d"]}, {**base, "longer": [{"shots": 4}, "e"]}]
     digests = {prompt_digest(**each) for each in [base, *changed]}
-    assert len(digests) == 7 and prompt_digest(**base) in digests
+    assert len(digests) == 9 and prompt_digest(**base) in digests
