@@ -1,18 +1,20 @@
 """What the arm `prompt` asks with, drawn from a corpus's workspace. A release carries the result; it is not read again.
 
-It reads examples and gold questions; `core.long_prompt` chooses among them.
+It reads examples and gold questions; `core.long_prompt` chooses among them. Where there is a training set, only what
+was admitted to it is shown: what training refuses (secrets, contamination, bad form), a prompt does not show either.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from pipelines.core import mixing, splits
 from pipelines.core.digests import digest_bytes, digest_json
 from pipelines.core.long_prompt import LongPrompt, candidates, draw, instructions
 from pipelines.core.prompts import first_object
-from pipelines.params import CorpusParams
+from pipelines.params import CorpusParams, Generate
 from pipelines.ports import Generator, Ports
 from pipelines.reply_schema import load_schema
 from pipelines.workspace import Workspace
@@ -26,20 +28,29 @@ def shots_source(workspace: Workspace) -> str:
     return digest_json([digest_bytes(file.read_bytes()) if file.is_file() else None for file in files])
 
 
+def _examples(generate: Generate, workspace: Workspace, questions: Sequence[Item], *, structured: bool) -> list[Item]:
+    """The corpus's examples, or its gold questions as examples; where something was trained on, only what was."""
+    from pipelines.schemas import read_jsonl
+
+    def rows(file: Path) -> Iterable[Item]:
+        return read_jsonl(file) if file.is_file() else ()
+
+    found: list[Item] = [mixing.with_id(example) for example in rows(workspace.versioned / "examples.jsonl")]
+    if not found:
+        how: dict[str, Any] = {"structured": structured, "refusal": generate.refusal}
+        found = [mixing.from_question(q, **how) for q in questions if q["answers"] or not q["evidence"]]
+    admitted = {row["id"] for row in rows(workspace.training / "train.jsonl")}
+    return [example for example in found if not admitted or example["id"] in admitted]
+
+
 def long_prompt(
     params: CorpusParams, workspace: Workspace, generator: Generator, *, questions: Sequence[Item], ports: Ports
 ) -> LongPrompt:
     """What the arm `prompt` asks with: instructions, and examples of the training split that obey the reply's schema;
     gold questions of that split where the corpus has no examples. `questions` are all gold questions."""
-    from pipelines.schemas import read_jsonl
-
     generate, split = params.generate, params.split.model_dump()
     schema = load_schema(generate.reply_schema, ports)
-    file = workspace.versioned / "examples.jsonl"
-    examples = [mixing.with_id(example) for example in (read_jsonl(file) if file.is_file() else ())]
-    if not examples:
-        how: dict[str, Any] = {"structured": schema is not None, "refusal": generate.refusal}
-        examples = [mixing.from_question(q, **how) for q in questions if q["answers"] or not q["evidence"]]
+    examples = _examples(generate, workspace, questions, structured=schema is not None)
     tested = [q["question"] for q in questions if splits.split_of(q, **split) == splits.TEST]
     found = candidates(examples, tested, split=split)
     obeying = [e for e in found if schema is None or schema.valid(first_object(mixing.completion_of(e)))]

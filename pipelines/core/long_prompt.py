@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipelines.core.digests import digest_json, digest_text
-from pipelines.core.mixing import completion_of, prompt_of, uncontaminated, without_repeats
-from pipelines.core.prompts import chat
+from pipelines.core.mixing import completion_of, prompt_of
+from pipelines.core.prompts import chat, normalised
 from pipelines.core.splits import TRAIN, split_of
 
 Item = Mapping[str, Any]
@@ -72,10 +72,16 @@ def turns(example: Item) -> list[dict[str, str]]:
 
 def candidates(examples: Sequence[Item], tested: Sequence[str], *, split: Mapping[str, Any]) -> list[Item]:
     """Examples of the training split, in the order of a digest of their ids, so that another example seldom moves
-    those chosen; without repeats and without `tested`, the test questions. `split` are the arguments of `split_of`."""
+    those chosen; none asks what another does, or one of `tested`, the test questions (both normalised). `split` are
+    the arguments of `split_of`."""
+    taken, out = {normalised(question) for question in tested}, []
     learned = [example for example in examples if split_of(example, **split) == TRAIN]
-    kept, _ = uncontaminated(without_repeats(learned)[0], tested)
-    return sorted(kept, key=lambda e: digest_text(f"{split['seed']}:shot:{e['id']}"))
+    for example in sorted(learned, key=lambda e: digest_text(f"{split['seed']}:shot:{e['id']}")):
+        asked = normalised(prompt_of(example))
+        if asked not in taken:
+            taken.add(asked)
+            out.append(example)
+    return out
 
 
 def draw(

@@ -47,7 +47,7 @@ def place(tmp_path_factory):
     raw = yaml.safe_load((checkout() / "params.yaml").read_text())
     block = raw["corpora"]["handbook"]
     block["train"] = {"steps": 16}
-    block["answer"] = {"max_questions": 24, "batch": 24}
+    block["answer"] |= {"max_questions": 24, "batch": 24}
     block["generate"]["max_new_tokens"] = 64
     block["promote"] = {"arm": "both"}
     block["judge"] |= {"floors": {"retrieval.ndcg@10": 0.3}, "min_gain": -0.2}

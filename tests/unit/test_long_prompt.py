@@ -44,7 +44,8 @@ def test_an_example_becomes_turns_of_the_form_that_is_asked():
 
 def test_candidates_are_of_the_training_split_and_no_test_question():
     rows = [example(n) for n in range(60)]
-    found = candidates([*rows, {**rows[0], "id": "again"}], ["Prompt 3!", "prompt 5"], split=SPLIT)
+    rows.append({**rows[0], "id": "again"})
+    found = candidates(rows, ["Prompt 3!", "prompt 5"], split=SPLIT)
     assert all(split_of(e, **SPLIT) == TRAIN for e in found)
     prompts = [e["prompt"] for e in found]
     assert len(prompts) == len(set(prompts)) > 10
@@ -101,6 +102,18 @@ def test_the_handbooks_shots_obey_the_house_style_and_its_instructions_show_the_
     assert made.source == shots_source(workspace)
     write_jsonl(workspace.versioned / "examples.jsonl", handbook("examples")[1:])
     assert made.source != shots_source(workspace)
+
+
+def test_what_training_refused_is_not_shown(tmp_path):
+    params = params_of(generate={"prompt": {"shots": 3}})
+    workspace = workspace_with(tmp_path, examples=handbook("examples"))
+    how = {"questions": [], "ports": wiring(tmp_path, params)}
+    free = long_prompt(params, workspace, Words(), **how)
+    shown = {turn["content"] for turn in free.shots[::2]}
+    admitted = [e for e in handbook("examples") if f"Question: {e['prompt'].strip()}" not in shown]
+    write_jsonl(workspace.training / "train.jsonl", [{"id": e["id"]} for e in admitted])
+    other = long_prompt(params, workspace, Words(), **how)
+    assert len(other.shots) == 6 and not shown & {turn["content"] for turn in other.shots[::2]}
 
 
 def test_without_examples_gold_questions_of_the_training_split_are_shown(tmp_path):
