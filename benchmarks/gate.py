@@ -260,7 +260,8 @@ def main() -> None:
     )
     trials = 100 if options.quick else options.trials
     if options.trials < 1:
-        sys.exit("--trials is a whole number above 0, e.g. 1000")
+        print(f"--trials is {options.trials}; it is a whole number above 0, e.g. 1000", file=sys.stderr)
+        sys.exit(2)
     with harness.metered() as cost:
         table = rows(trials)
         if options.plot:

@@ -21,8 +21,8 @@ def share(shape: gate.Shape, differences, decide, *, n: int = gate.AT, trials: i
 
 @pytest.mark.parametrize("shape", gate.SHAPES, ids=IDS)
 def test_a_simulated_difference_is_the_stated_one(shape):
-    ours, theirs = shape.systems(np.random.default_rng(0), (1, 400_000), (-0.03, 0))
-    assert ours.mean() - theirs.mean() == pytest.approx(-0.03, abs=0.002)
+    ours, theirs = shape.systems(np.random.default_rng(0), (1, 100_000), (-0.03, 0))
+    assert ours.mean() - theirs.mean() == pytest.approx(-0.03, abs=0.005)
     assert ours.min() >= 0 and ours.max() <= 1
     assert np.corrcoef(ours[0], theirs[0])[0, 1] > 0.45
 
@@ -45,9 +45,9 @@ def test_of_candidates_better_by_five_points_four_in_five_pass(shape):
 def test_choosing_the_best_of_five_arms_is_corrected_for():
     shape = gate.SHAPES[2]
     same = (0.0,) * 5
-    corrected = share(shape, same, lambda x: gate.best_is_better(x[0], x[1:], corrected=True))
+    corrected = share(shape, same, lambda x: gate.best_is_better(x[0], x[1:], corrected=True), trials=100)
     assert corrected <= 0.05
-    assert share(shape, same, lambda x: gate.best_is_better(x[0], x[1:], corrected=False)) > corrected
+    assert share(shape, same, lambda x: gate.best_is_better(x[0], x[1:], corrected=False), trials=100) > corrected
 
 
 def test_a_margin_above_the_harm_lets_it_pass():
