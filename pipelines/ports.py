@@ -47,6 +47,22 @@ class Completion:
     cpu_seconds: float | None = None
 
 
+@dataclass(frozen=True)
+class Choice:
+    """How likely each option is as the whole reply to one chat: the sums of the log-probabilities of its tokens (nats),
+    its end marker included, so not normalised by length. `tokens_out` are those of the most likely option."""
+
+    scores: tuple[float, ...]
+    tokens_in: int
+    tokens_out: int
+    seconds: float
+
+    @property
+    def best(self) -> int:
+        """Index of the most likely option; of equals the first."""
+        return max(range(len(self.scores)), key=self.scores.__getitem__)
+
+
 class Embedder(Protocol):
     """Texts to unit vectors. `digest` covers weights, tokenizer, prefix, pooling, normalisation, window, precision."""
 
@@ -112,6 +128,11 @@ class Generator(Protocol):
 
     def reply(self, chats: Sequence[Messages], *, max_new_tokens: int) -> list[Completion]:
         """One completion per chat, in order."""
+        ...
+
+    def choose(self, chats: Sequence[Messages], options: Sequence[str]) -> list[Choice]:
+        """One choice per chat, in order: `reply` held to the options (distinct texts, at least one). BadConfig from a
+        generator that cannot tell how likely a given text is."""
         ...
 
 

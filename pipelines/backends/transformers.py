@@ -27,7 +27,7 @@ from pipelines.definitions import arithmetic, sha256_file
 from pipelines.errors import BackendError, BadInput, IntegrityError
 from pipelines.generator_files import Definition, read_definition
 from pipelines.locks import exclusive
-from pipelines.ports import Completion, Messages
+from pipelines.ports import Choice, Completion, Messages
 
 _CONVERSION = "1"  # part of the cache's key: raise it when `_convert` writes something else
 _DECODING = "1"  # part of the generator's digest: raise it when `_generate` would reply otherwise
@@ -230,18 +230,41 @@ class TransformersGenerator:
         is whole. `seconds` is the wall time of the reply's batch over the batch's size."""
         texts = [self._render(chat, reply=True) for chat in chats]
         encoded = self._tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
-        window = getattr(self._model.config, "max_position_embeddings", None) if texts else None
-        longest = max(map(len, encoded), default=0)
-        if window is not None and longest + max_new_tokens > window:
-            raise BadInput(
-                f"a prompt of {longest} tokens and {max_new_tokens} new ones exceed the {window} that {self.name} reads"
-            )
+        self._fits(encoded, max_new_tokens)
         order = sorted(range(len(texts)), key=lambda i: (-len(encoded[i]), i))
         out: dict[int, Completion] = {}
         for start in range(0, len(order), self._batch):
             members = order[start : start + self._batch]
             out.update(zip(members, self._generate([encoded[i] for i in members], max_new_tokens), strict=True))
         return [out[i] for i in range(len(texts))]
+
+    def _fits(self, prompts: Sequence[Sequence[int]], new: int) -> None:
+        """BadInput when the longest prompt and `new` tokens are more than the model reads."""
+        window = getattr(self._model.config, "max_position_embeddings", None) if prompts else None
+        longest = max(map(len, prompts), default=0)
+        if window is not None and longest + new > window:
+            raise BadInput(
+                f"a prompt of {longest} tokens and {new} new ones exceed the {window} that {self.name} reads"
+            )
+
+    def choose(self, chats: Sequence[Messages], options: Sequence[str]) -> list[Choice]:
+        """Every option's log-likelihood as the whole reply, by `pipelines.likelihood`."""
+        from pipelines.likelihood import choose
+
+        if not options or len(set(options)) < len(options) or not all(option.strip() for option in options):
+            raise BadInput("options to choose from must be distinct texts that are not empty, at least one")
+        if not chats:
+            return []
+        asked = [self._render(chat, reply=True) for chat in chats]
+        prompts = self._tokenizer(asked, add_special_tokens=False)["input_ids"]
+        # Encoded apart from the prompt, as training does it; up to the end marker.
+        wholes = [self._render([*chats[0], {"role": "assistant", "content": text}], reply=False) for text in options]
+        if not all(whole.startswith(asked[0]) for whole in wholes):
+            raise BackendError(f"generator {self.name}: its chat template writes a prompt differently once answered")
+        said = [whole[len(asked[0]) :].rstrip("\n") for whole in wholes]
+        completions = self._tokenizer(said, add_special_tokens=False)["input_ids"]
+        self._fits(prompts, max(map(len, completions)))
+        return choose(self._model, prompts, completions)
 
     def _generate(self, prompts: list[list[int]], max_new_tokens: int) -> list[Completion]:
         """One batch; prompts as token ids."""
