@@ -62,6 +62,18 @@ def prompts(
     return shown, [chat(q, passages, system=longer.system, shots=longer.shots) for q, passages in asked]
 
 
+def speak(
+    generator: Generator, chats: Sequence[Messages], *, max_new_tokens: int, options: Sequence[str] | None
+) -> list[Completion]:
+    """One completion per chat: what the model writes, or with `options` the likeliest of them."""
+    if options is None:
+        return generator.reply(chats, max_new_tokens=max_new_tokens)
+    return [
+        Completion(options[choice.best], choice.tokens_in, choice.tokens_out, choice.seconds, choice.cpu_seconds)
+        for choice in generator.choose(chats, options)
+    ]
+
+
 def replies(
     objects: ObjectStore,
     generator: Generator,
@@ -69,11 +81,14 @@ def replies(
     *,
     max_new_tokens: int,
     batch: int,
+    options: Sequence[str] | None = None,
     say: Say = lambda ready, wanted: None,
 ) -> tuple[list[Completion], int]:
     """(one completion per chat in order, how many were generated now). Each batch is kept as soon as it is made, so
-    a killed run loses one batch at most. `seconds` of a kept reply are those of its first generation."""
-    keys = [f"answers/{generator.digest}/{digest_json([list(chat), max_new_tokens])}.json" for chat in chats]
+    a killed run loses one batch at most. With `options` a reply is the likeliest of them. `seconds` of a kept reply
+    are those of its first generation."""
+    held = max_new_tokens if options is None else list(options)
+    keys = [f"answers/{generator.digest}/{digest_json([list(chat), held])}.json" for chat in chats]
     known = set(objects.list(f"answers/{generator.digest}/"))
     missing = [i for i, key in enumerate(keys) if key not in known]
     # Long prompts first, like lengths together: the generator pads a batch to its longest.
@@ -82,7 +97,7 @@ def replies(
     say(len(out), len(chats))
     for start in range(0, len(missing), batch):
         members = missing[start : start + batch]
-        made = generator.reply([chats[i] for i in members], max_new_tokens=max_new_tokens)
+        made = speak(generator, [chats[i] for i in members], max_new_tokens=max_new_tokens, options=options)
         for i, completion in zip(members, made, strict=True):
             objects.put(keys[i], json.dumps(asdict(completion)).encode())
             out[i] = completion

@@ -102,9 +102,10 @@ def choose(
     scorer, out = _Scorer(model, list(trees(completions, nodes=nodes)), len(completions)), []
     cache = scorer.begin(prompts[0][: shared(prompts)])
     for prompt in prompts:
-        start = time.perf_counter()
+        start, cpu = time.perf_counter(), time.process_time()
         scores = scorer.score(prompt, cache)
-        choice = Choice(tuple(scores), len(prompt), 0, time.perf_counter() - start)
+        spent = time.perf_counter() - start, time.process_time() - cpu
+        choice = Choice(tuple(scores), len(prompt), 0, *spent)
         out.append(replace(choice, tokens_out=len(completions[choice.best])))
     return out
 

@@ -20,7 +20,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Precision = Literal["fp32", "bf16", "int8"]
 Arm = Literal["base", "prompt", "rag", "tuned", "both"]
-Task = Literal["answer"]
+Task = Literal["answer", "sql", "label"]
 ModelName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
 
 
@@ -115,6 +115,18 @@ class Generate(Section):
     reply_schema: str | None
     refusal: str
     prompt: LongPromptParams = LongPromptParams()
+    database: str | None = None
+    labels: str | tuple[str, ...] | None = None
+
+    @model_validator(mode="after")
+    def _has_what_its_task_needs(self) -> Generate:
+        if self.task == "sql" and self.database is None:
+            raise ValueError("task sql needs `database`, the path of a SQLite file")
+        if isinstance(self.labels, tuple) and (len(self.labels) < 2 or len(set(self.labels)) < len(self.labels)):
+            raise ValueError("labels are at least two distinct texts, or the path of a file with one a line, or null")
+        if self.task == "label" and self.reply_schema is not None:
+            raise ValueError("a label is chosen, not written: task label takes no reply_schema")
+        return self
 
 
 class Train(Section):

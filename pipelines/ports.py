@@ -56,6 +56,7 @@ class Choice:
     tokens_in: int
     tokens_out: int
     seconds: float
+    cpu_seconds: float | None = None
 
     @property
     def best(self) -> int:

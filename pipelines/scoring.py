@@ -3,6 +3,8 @@
 | task | a reply | is held against |
 |---|---|---|
 | answer | text, or a JSON object with `answer` and `citations` | gold answers and evidence |
+| sql | a query, alone or in a code fence | the results of the gold queries on `generate.database` |
+| label | one of the labels, chosen by likelihood | the gold labels |
 
 A further task is one more entry of `TASKS`: a function of (generate params, ports) that returns a `Scorer`.
 """
@@ -73,7 +75,19 @@ def _answer(generate: Generate, ports: Ports) -> Scorer:
     return AnswerScorer(generate.refusal, load_schema(generate.reply_schema, ports), RougeL())
 
 
-TASKS: Mapping[str, Callable[[Generate, Ports], Scorer]] = {"answer": _answer}
+def _sql(generate: Generate, ports: Ports) -> Scorer:
+    from pipelines.tasks import SqlScorer, open_database
+
+    return SqlScorer(open_database(generate, ports))
+
+
+def _label(generate: Generate, ports: Ports) -> Scorer:
+    from pipelines.tasks import LabelScorer
+
+    return LabelScorer()
+
+
+TASKS: Mapping[str, Callable[[Generate, Ports], Scorer]] = {"answer": _answer, "sql": _sql, "label": _label}
 
 
 def scorer(generate: Generate, ports: Ports) -> Scorer:

@@ -18,6 +18,9 @@ from pipelines.core.hypothesis import PAIRS
 
 Json = Mapping[str, Any]
 ANSWER_COLUMNS = {
+    "execution_accuracy": "execution",
+    "valid_sql": "valid SQL",
+    "label_accuracy": "label",
     "exact_match": "exact match",
     "token_f1": "F1",
     "token_recall": "recall",

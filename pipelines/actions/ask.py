@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from pipelines.answering import prompts
+from pipelines.answering import prompts, speak
 from pipelines.core.prompts import TUNED, Reply, parse_reply
 from pipelines.errors import BadInput, NotFound
 from pipelines.ports import Generator, Hit
@@ -73,7 +73,8 @@ class Service:
         hits = self._search(questions)
         longer = longer_of(self.manifest)
         shown, chats = prompts(questions, hits, self._generator, arm=arm, generate=generate, longer=longer)
-        completions = self._generator.reply(chats, max_new_tokens=generate.max_new_tokens)
+        options = self.manifest["prompt"].get("labels")
+        completions = speak(self._generator, chats, max_new_tokens=generate.max_new_tokens, options=options)
         out = []
         for completion, passages, found in zip(completions, shown, hits, strict=True):
             structured = generate.reply_schema is not None

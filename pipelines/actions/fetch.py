@@ -32,6 +32,7 @@ from pipelines.corpus_files import (
 from pipelines.errors import BadInput
 from pipelines.params import CorpusParams
 from pipelines.ports import Ports
+from pipelines.tasks import require_gold
 from pipelines.workspace import Workspace
 
 _QRELS = ("test.tsv", "dev.tsv", "train.tsv")
@@ -64,6 +65,7 @@ def _build(building: Path, params: CorpusParams, *, corpus: str, ports: Ports) -
         examples = _examples(params, ports=ports)
         spool.settle()
         write_files(building, CorpusFiles(spool.documents(), questions, examples, spool.quarantine()))
+    require_gold(params, questions, examples, ports=ports)
     missing = _check_evidence(questions, building, corpus=corpus)
     notes = _notes(building, passed_over=spool.passed_over, converted=converter.misses, missing=missing)
     return f"{document_count(building)} documents, {len(questions)} questions, {len(examples)} examples{notes}"

@@ -13,6 +13,7 @@ import selectors
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -25,6 +26,13 @@ LONGEST = 10_000
 _WORKER = Path(__file__).with_name("sqlite_worker.py")
 _LIMITS = {"rows": 10_000, "bytes": 16_000_000, "heap": 128 * 2**20, "memory": 512 * 2**20}
 _PATIENCE = 30.0  # seconds that the process may take to open the file
+
+
+def _end(worker: subprocess.Popen[bytes]) -> None:
+    """Kill, wait, close the pipes; nothing when that was done before."""
+    if worker.returncode is None:
+        worker.kill()
+        worker.communicate()
 
 
 def _value(value: Any) -> Value:
@@ -57,8 +65,7 @@ class SqliteQueries:
         """End the process; a later query starts another."""
         worker, self._worker = self._worker, None
         if worker is not None:
-            worker.kill()
-            worker.communicate()
+            _end(worker)
 
     def run(self, sql: str) -> Result:
         """The rows of one query, or why there are none (`core.sql_results.ERRORS`). Never raises for the query's
@@ -93,6 +100,7 @@ class SqliteQueries:
         except OSError as exc:
             raise BackendError(f"the process that runs SQL cannot be started: {exc}") from exc
         self._worker = worker
+        weakref.finalize(self, _end, worker)
         try:
             said = self._said(worker, {"file": str(self._file), "seconds": self._seconds, **_LIMITS}, _PATIENCE)
         except (TimeoutError, EOFError, OSError) as exc:

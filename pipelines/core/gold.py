@@ -10,6 +10,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from pipelines.core.splits import SPLITS
+
 QUESTION_FORM = '{"id", "question", "answers": [...], "evidence": [{"document", "quote"}]}'
 EXAMPLE_FORM = '{"prompt", "completion"} or {"messages": [{"role", "content"}, ...]} ending with the assistant'
 _UNREADABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ufffd]")
@@ -39,11 +41,17 @@ def _evidence(row: Mapping[str, Any], form: str) -> list[dict[str, Any]]:
     return [dict(entry) for entry in entries]
 
 
+def _split(row: Mapping[str, Any]) -> None:
+    if "split" in row and row["split"] not in SPLITS:
+        raise ValueError(f"split is {row['split']!r}; it is one of {', '.join(SPLITS)}, or left out")
+
+
 def question(row: Mapping[str, Any]) -> dict[str, Any]:
     """A gold question with all four keys; further keys are kept as they are. ValueError with the valid form."""
     answers = row.get("answers", [])
     if not isinstance(answers, list) or not all(isinstance(answer, str) for answer in answers):
         raise ValueError(f"answers must be a list of texts; a line is {QUESTION_FORM}")
+    _split(row)
     known = {
         "id": _text(row, "id", QUESTION_FORM),
         "question": _text(row, "question", QUESTION_FORM),
@@ -78,6 +86,7 @@ def example(row: Mapping[str, Any]) -> dict[str, Any]:
     else:
         _text(out, "prompt", EXAMPLE_FORM)
         _text(out, "completion", EXAMPLE_FORM)
+    _split(out)
     if "id" in out:
         _text(out, "id", EXAMPLE_FORM)
     if "evidence" in out:

@@ -55,7 +55,8 @@ def from_question(question: Item, *, structured: bool, refusal: str) -> dict[str
         {**entry, "quote": entry.get("quote") or (context if isinstance(context, str) else "")}
         for entry in question["evidence"]
     ]
-    return {"id": question["id"], "prompt": question["question"], "completion": completion, "evidence": evidence}
+    own = {"split": question["split"]} if "split" in question else {}
+    return {"id": question["id"], "prompt": question["question"], "completion": completion, "evidence": evidence, **own}
 
 
 def prompt_of(example: Item) -> str:

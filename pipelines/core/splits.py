@@ -1,11 +1,12 @@
 """Train, validation and test, split by document. No I/O.
 
-The method is a threshold on a digest of each document id, so it is stable: adding or removing documents, questions
-or examples never moves another item. An item that rests on several documents takes the strictest of their splits
-(test before validation before train). So whatever is trained on rests on training documents only, and whatever is
-asked in the test has at least one document that training never saw. Questions and examples of the same corpus are
-split by the same function. The price of stability is that the realised shares vary around the asked ones, and that
-items with several documents lean towards test.
+A question or an example may say itself where it belongs (`split`): a data set that comes with splits keeps them, and
+then its author answers for what training has seen. Else the method is a threshold on a digest of each document id, so
+it is stable: adding or removing documents, questions or examples never moves another item. An item that rests on
+several documents takes the strictest of their splits (test before validation before train). So whatever is trained on
+rests on training documents only, and whatever is asked in the test has at least one document that training never saw.
+Questions and examples of the same corpus are split by the same function. The price of stability is that the realised
+shares vary around the asked ones, and that items with several documents lean towards test.
 
 Grouping items that share documents (union-find) would balance better, but one new question can join two groups and
 move a document from training to test between revisions; that is why it is not done.
@@ -45,10 +46,12 @@ def documents_of(item: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def split_of(item: Mapping[str, Any], *, validation: float, test: float, seed: int) -> str:
-    """The split of a question or an example with `evidence` and `id`.
+    """The split of a question or an example with `evidence` and `id`; its own `split`, where it has one, wins.
 
     An item without evidence (unanswerable questions, refusals, plain training sets) goes by its `id`.
     """
+    if "split" in item:
+        return str(item["split"])
     keys = documents_of(item) or (f"item:{item['id']}",)
     found = {split_of_key(key, validation=validation, test=test, seed=seed) for key in keys}
     return next(name for name in _STRICTEST if name in found)

@@ -182,6 +182,7 @@ def decide(params: CorpusParams, workspace: Workspace) -> dict[str, Any]:
         "primary": judge.primary,
         "prompt_digest": prompt,
         "long_prompt": longer.to_json() if longer else None,
+        "labels": answers.get("labels"),
         "against": workspace.champion().get("generation", 0),
     }
 

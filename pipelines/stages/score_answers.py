@@ -26,6 +26,7 @@ from pipelines.released import adapter_folder, embedder_of, longer_of, reranker_
 from pipelines.retrieval import search
 from pipelines.schemas import read_jsonl, write_jsonl
 from pipelines.scoring import Scorer, scorer
+from pipelines.tasks import labels_of
 from pipelines.workspace import Workspace
 
 Json = Mapping[str, Any]
@@ -42,6 +43,7 @@ class Asked:
     generate: Generate
     scorer: Scorer
     longer: LongPrompt | None
+    options: Sequence[str] | None
 
 
 def chosen(questions: Sequence[Json], params: CorpusParams) -> list[Json]:
@@ -65,6 +67,7 @@ def _ask(asked: Asked, questions: Sequence[Json], ports: Ports, answer: Answer) 
         chats,
         max_new_tokens=asked.generate.max_new_tokens,
         batch=answer.batch,
+        options=asked.options,
         say=lambda ready, wanted: print(f"score_answers: {asked.name} {ready} of {wanted}", flush=True),
     )
     rows = []
@@ -115,6 +118,7 @@ def _arms(
     *,
     base: Generator,
     longer: LongPrompt | None,
+    options: Sequence[str] | None,
 ) -> Any:
     """(the arms to ask, arm -> why it is missing)."""
     train, build = workspace.receipt("train"), workspace.receipt("index")
@@ -134,7 +138,7 @@ def _arms(
         elif generator is None:
             missing[arm] = f"no adapter: {train['skipped']}"
         else:
-            asked.append(Asked(arm, arm, generator, hits, params.generate, score, longer))
+            asked.append(Asked(arm, arm, generator, hits, params.generate, score, longer, options))
     return asked, missing
 
 
@@ -160,7 +164,8 @@ def _champion(workspace: Workspace, ports: Ports, questions: Sequence[Json]) -> 
         longer = longer_of(champion)
     except (NotFound, BadInput, IntegrityError) as exc:
         return None, str(exc)
-    return Asked("champion", champion["arm"], generator, hits, generate, scorer(generate, ports), longer), None
+    score, options = scorer(generate, theirs), champion["prompt"].get("labels")
+    return Asked("champion", champion["arm"], generator, hits, generate, score, longer, options), None
 
 
 def _skipped(workspace: Workspace, reason: str) -> Report:
@@ -171,7 +176,7 @@ def _skipped(workspace: Workspace, reason: str) -> Report:
 def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> Report:
     """corpus/questions.jsonl -> scores/answers.jsonl, and the arms' means and differences with intervals. Without test
     questions that have an answer nothing is asked, and the receipt says so."""
-    file = workspace.versioned / "questions.jsonl"
+    file, examples = workspace.versioned / "questions.jsonl", workspace.versioned / "examples.jsonl"
     gold = list(read_jsonl(file)) if file.is_file() else []
     questions = chosen(gold, params)
     if not any(q["answers"] for q in questions):
@@ -179,7 +184,8 @@ def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> Report:
     base, longer = ports.generator(), None
     if PROMPTED in params.answer.arms:
         longer = long_prompt(params, workspace, base, questions=gold, ports=ports)
-    asked, missing = _arms(params, workspace, ports, questions, base=base, longer=longer)
+    options = labels_of(params, gold, list(read_jsonl(examples)) if examples.is_file() else [], ports=ports)
+    asked, missing = _arms(params, workspace, ports, questions, base=base, longer=longer, options=options)
     if not asked:
         return _skipped(workspace, f"no arm can be asked: {'; '.join(missing.values())}")
     champion, unscored = _champion(workspace, ports, questions)
@@ -200,6 +206,7 @@ def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> Report:
         "base_digest": base.base_digest,
         "prompt_digest": served_prompt(params.generate, longer),
         "long_prompt": longer.to_json() if longer else None,
+        "labels": options,
         **answer_records.scores(by_arm, asked[0].scorer.metrics),
         "missing": missing,
         "champion_unscored": unscored,

@@ -14,7 +14,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )
-KEYS = st.sampled_from(["id", "question", "answers", "evidence", "prompt", "completion", "messages", "other"])
+KEYS = st.sampled_from(["id", "question", "answers", "evidence", "prompt", "completion", "messages", "split", "other"])
 
 
 def test_a_question_has_all_four_keys_and_keeps_the_others():
@@ -37,6 +37,9 @@ def test_a_question_has_all_four_keys_and_keeps_the_others():
         ({"id": "q", "question": "Why?", "evidence": [{"quote": "x"}]}, "document must be text"),
         ({"id": "q", "question": "Why?", "evidence": [{"document": "a", "quote": 3}]}, "quote must be text"),
         ({"id": "q", "question": "Why?", "evidence": [{"document": "a", "relevance": 0}]}, "relevance is 0"),
+        ({"id": "q", "question": "Why?", "split": "dev"}, "split is 'dev'; it is one of train, validation, test"),
+        ({"id": "q", "question": "Why?", "split": None}, "split is None"),
+        ({"id": "q", "question": "Why?", "split": ["test"]}, r"split is \['test'\]"),
     ],
 )
 def test_a_wrong_question_is_refused_with_the_valid_form(row, message):
@@ -52,6 +55,7 @@ def test_a_wrong_question_is_refused_with_the_valid_form(row, message):
         ({"messages": [{"role": "robot", "content": "x"}]}, "role must be one of"),
         ({"messages": [{"role": "user", "content": "x"}]}, "the last message must be the assistant's"),
         ({"prompt": "a", "completion": "b", "id": 3}, "id must be text"),
+        ({"prompt": "a", "completion": "b", "split": "Test"}, "split is 'Test'; it is one of train, validation, test"),
     ],
 )
 def test_a_wrong_example_is_refused_with_the_valid_form(row, message):

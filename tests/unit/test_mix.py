@@ -72,6 +72,18 @@ def test_handbook_completions_cite_what_they_were_shown():
             assert f"] {cited}\n" in row["messages"][-2]["content"]
 
 
+def test_rows_that_say_their_split_are_taken_at_their_word():
+    rows = [
+        {"id": f"q{n}", "question": f"Ask {n}?", "answers": [f"SELECT {n}"], "evidence": [], "split": split}
+        for n, split in enumerate(("train", "train", "validation", "test"))
+    ]
+    rows.append({"id": "q9", "question": "Ask 3?", "answers": ["SELECT 9"], "evidence": [], "split": "train"})
+    examples = [mixing.from_question(row, structured=False, refusal="") for row in rows]
+    training, validation, dropped = mixed(params_of(generate={"reply_schema": None}), examples, rows)
+    assert [row["id"] for row in training] == ["q0", "q1"] and [row["id"] for row in validation] == ["q2"]
+    assert dropped["test_question"] == 1  # q9 asks what the test asks
+
+
 @pytest.mark.parametrize("revision", ["2026-04-20", "2026-09-07"])
 def test_a_later_revision_trains_nothing_anew(revision):
     params = params_of()

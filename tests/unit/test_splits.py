@@ -51,6 +51,11 @@ def test_items_without_evidence_go_by_their_own_id():
     assert any(split_of(item(f"k{n}", []), **HOW) != split_of_key(f"k{n}", **HOW) for n in range(50))
 
 
+@given(ids, st.lists(ids, max_size=3), st.sampled_from(SPLITS))
+def test_what_an_item_says_itself_wins(name, documents, said):
+    assert split_of({**item(name, documents), "split": said}, **HOW) == said
+
+
 def test_documents_are_distinct_and_in_order():
     assert documents_of(item("q", ["b", "a", "b"])) == ("b", "a")
     assert documents_of({"id": "q"}) == ()
