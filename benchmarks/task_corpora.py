@@ -29,7 +29,7 @@ from pipelines.core.sql_results import orders, same_result
 from pipelines.schemas import read_jsonl, write_jsonl
 
 Row = dict[str, Any]
-CORPORA = ("geography-questions", "geography-queries", "banking77")
+CORPORA = ("geography_questions", "geography_queries", "banking77")
 SPLITS = {"train": "train", "dev": "validation", "test": "test"}
 MESSAGES = 4_000
 """Training messages of banking77, of 10,003: what 250 steps of 16 see once. 200 more are for validation."""
@@ -177,7 +177,7 @@ def write(folder: Path, name: str) -> Mapping[str, int]:
     """One of `CORPORA` below `folder`; counts of what was written. MissingTool without the data."""
     if name == "banking77":
         return banking(folder / name)
-    return geography(folder / name, "question_split" if name == "geography-questions" else "query_split")
+    return geography(folder / name, "question_split" if name == "geography_questions" else "query_split")
 
 
 def main() -> None:

@@ -161,10 +161,10 @@ def _champion(workspace: Workspace, ports: Ports, questions: Sequence[Json]) -> 
         how: dict[str, Any] = {"retrieve": retrieve, "reranker": reranker_of(champion, theirs)}
         texts = [q["question"] for q in questions]
         hits = search(ports.store, embedder, champion["index"]["collection"], texts, **how)
-        longer = longer_of(champion)
+        longer, options = longer_of(champion), champion["prompt"].get("labels")
+        score = scorer(generate, ports)
     except (NotFound, BadInput, IntegrityError) as exc:
         return None, str(exc)
-    score, options = scorer(generate, theirs), champion["prompt"].get("labels")
     return Asked("champion", champion["arm"], generator, hits, generate, score, longer, options), None
 
 

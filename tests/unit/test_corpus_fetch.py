@@ -4,6 +4,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -39,6 +40,7 @@ class Home:
         self.ports = Paths(Settings(root / "home", checkout() / "params.yaml", "local[1]"))
         self.max_mb = max_mb
         self.source = {"documents": str(self.landing)}
+        self.generate: dict[str, Any] = {}
         for name, data in (documents or {}).items():
             self.land(name, data)
 
@@ -55,7 +57,9 @@ class Home:
 
     def fetch(self) -> tuple[bool, str]:
         shipped = params.load_corpus(checkout() / "params.yaml", "handbook")
+        generate = shipped.generate.model_copy(update=self.generate)
         mine = {"source": params.Source(**self.source), "fetch": params.Fetch(max_document_mb=self.max_mb)}
+        mine |= {"generate": generate}
         return fetch.run(shipped.model_copy(update=mine), self.workspace, ports=self.ports)
 
     @property
@@ -337,6 +341,17 @@ def test_no_documents_is_bad_input(tmp_path, make):
     with pytest.raises(BadInput, match=r"documents: .*(does not exist|holds none|is not a folder)"):
         home.fetch()
     assert not home.workspace.fetched.exists()
+
+
+def test_a_task_that_cannot_be_scored_stops_and_leaves_everything_as_it_was(tmp_path):
+    home = Home(tmp_path, GOOD)
+    home.fetch()
+    before = tree_digest(home.workspace.fetched)
+    home.land("c.md", b"# More\n\nA third document.\n")
+    home.generate = {"task": "sql", "database": str(tmp_path / "none.sqlite"), "reply_schema": None}
+    with pytest.raises(BadInput, match=r"generate\.database is '.*none\.sqlite', which does not exist or is no file"):
+        home.fetch()
+    assert tree_digest(home.workspace.fetched) == before
 
 
 @pytest.mark.parametrize("kind", ["questions", "examples"])
