@@ -29,10 +29,10 @@ Json = Mapping[str, Any]
 ARMS = ("base", "prompt", "rag", "tuned", "both")
 STAGES = ("fetch", "check", "snapshot", "chunk", "embed", "index", "mix", "train", "score_answers")
 PRIMARY = {"sql": "execution_accuracy", "label": "label_accuracy"}
-LABEL_QUESTIONS = 200
+LABEL_QUESTIONS = 150
 """Test messages of banking77 that are asked, of 3,080: a choice among 77 labels takes about a CPU-second."""
-STEPS, BATCH = 240, 16
-"""Sequences are some 60 tokens: 240 steps of 16 are 7 epochs of geography, and about one of banking77's 4,000."""
+STEPS, BATCH = 200, 16
+"""Sequences are some 57 tokens: 200 steps of 16 are 6 epochs of geography, and one of banking77's 3,200 messages."""
 
 
 def _train(*, quick: bool) -> dict[str, Any]:
@@ -54,7 +54,7 @@ def sql_block(*, quick: bool) -> dict[str, Any]:
             "refusal": "",
             "max_new_tokens": 96,
             "passage_tokens": 160,
-            "prompt": {"instructions": instructions, "shots": 4, "max_tokens": 400},
+            "prompt": {"instructions": instructions, "shots": 3, "max_tokens": 320},
         },
         "retrieve": {"mode": "hybrid", "k": 1},
         "train": _train(quick=quick),
