@@ -98,15 +98,28 @@ def code_digest(node: Node, root: Path) -> str:
     return h.hexdigest()[:16]
 
 
-def render(file: Path | None = None) -> str:
-    """dvc.yaml as a workspace holds it: the stages without the actions, stale also when their code changes."""
+def _at(params: Mapping[str, Any], key: str) -> Any:
+    """The value of a dotted key; None where there is none."""
+    value: Any = params
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
+def render(params: Mapping[str, Any] | None = None, file: Path | None = None) -> str:
+    """dvc.yaml as a workspace with these params holds it: the stages without the actions, stale also when their code
+    changes, and not by a dependency of `meta.only_with` whose param is not set."""
     file = file or checkout() / "dvc.yaml"
     stages = yaml.safe_load(file.read_text(encoding="utf-8"))["stages"]
     out = {}
     for name, stage in stages.items():
-        if stage.get("meta", {}).get("kind") == "action":
+        meta = stage.get("meta", {})
+        if meta.get("kind") == "action":
             continue
         kept = {key: value for key, value in stage.items() if key != "meta"}
+        idle = {dep for dep, key in meta.get("only_with", {}).items() if not _at(params or {}, key)}
+        if idle:
+            kept["deps"] = [dep for dep in kept["deps"] if dep not in idle]
         out[name] = {**kept, "params": [*stage.get("params", []), {"code.yaml": [name]}]}
     return yaml.safe_dump({"stages": out}, sort_keys=False, width=120)
 

@@ -6,12 +6,13 @@ Parsed once, here; below the stages, arguments are flat and typed. Nothing heavy
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipelines.core.names import CORPUS_FORM, valid_corpus_name
 from pipelines.errors import BadConfig, NotFound
@@ -93,9 +94,34 @@ class Split(Section):
         return self
 
 
+class Contamination(Section):
+    words: Annotated[int, Field(ge=4, le=50)]
+    share: Annotated[float, Field(gt=0, le=1)]
+
+
+class Synthetic(Section):
+    per_document: Annotated[int, Field(ge=1, le=20)]
+    max_documents: Count
+
+
+def _pattern(value: str) -> str:
+    try:
+        re.compile(value)
+    except re.error as exc:
+        raise ValueError(f"is no regular expression: {exc}") from exc
+    return value
+
+
 class Mix(Section):
     context_share: Share
+    oracle_share: Share
     distractors: Annotated[int, Field(ge=0, le=8)]
+    near_duplicate: Annotated[float, Field(gt=0, le=1)] | None
+    contamination: Contamination
+    sensitive: Literal["refuse", "drop", "report"]
+    allow: tuple[Annotated[str, AfterValidator(_pattern)], ...]
+    region: Annotated[str, Field(pattern="^[A-Z]{2}$")] | None
+    synthetic: Synthetic | None
     min_examples: Count
     seed: int
 

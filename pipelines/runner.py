@@ -37,7 +37,7 @@ def _sync(wiring: Wiring) -> None:
     root = wiring.workspace.root
     raw = params_module.read_raw(wiring.settings.params_file)
     block = params_module.corpus_block(raw, wiring.corpus)
-    write_whole(root / "dvc.yaml", graph.render())
+    write_whole(root / "dvc.yaml", graph.render(block))
     write_whole(root / "params.yaml", yaml.safe_dump(block, sort_keys=True, allow_unicode=True, width=120))
     write_whole(root / "code.yaml", graph.render_code())
 

@@ -1,6 +1,6 @@
-"""Great Expectations on a corpus: one suite for each document, one for the corpus as a whole, and their Data Docs.
+"""Great Expectations on a corpus and on a training set: suites, validation, and their Data Docs.
 
-It validates and reports; what follows from a failed expectation is the check stage's decision.
+It validates and reports; what follows from a failed expectation is the stage's decision.
 """
 
 from __future__ import annotations
@@ -72,6 +72,31 @@ def corpus_expectations(*, min_documents: int, max_quarantined: float) -> list[E
         ),
         at_most("repeated_questions", 0, "question ids occur more than once"),
         at_most("unknown_evidence", 0, "evidence documents are neither in the corpus nor in quarantine"),
+    ]
+
+
+def training_expectations(*, max_tokens: int, share: float) -> list[Expectation]:
+    """What each chat of a training set must hold, in the order in which reasons are given."""
+
+    def between(column: str, reason: str, **bounds: float) -> Expectation:
+        return Expectation("ExpectColumnValuesToBeBetween", {"column": column, **bounds}, reason)
+
+    return [
+        Expectation("ExpectColumnValuesToNotBeNull", {"column": "id"}, "id is missing"),
+        Expectation("ExpectColumnValuesToBeUnique", {"column": "id"}, "id occurs more than once"),
+        between("prompt", "prompt is empty", min_value=1),
+        between("reply", "reply is empty", min_value=1),
+        Expectation(
+            "ExpectColumnValuesToBeInSet", {"column": "last", "value_set": ["assistant"]}, "does not end with a reply"
+        ),
+        between("tokens", f"tokens are not within train.max_tokens = {max_tokens}", min_value=1, max_value=max_tokens),
+        between("strays", "rests on a document of a stricter split", max_value=0),
+        between(
+            "overlap",
+            f"holds mix.contamination.share = {share:g} of a text of the test",
+            max_value=share,
+            strict_max=True,
+        ),
     ]
 
 

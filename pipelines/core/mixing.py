@@ -1,15 +1,19 @@
-"""Which chats a training set consists of: examples with and without context, none of them a test question. No I/O.
+"""Which chats a training set consists of: examples with and without context, and why an example is left out. No I/O.
 
 An example is {"id", "prompt", "completion", "evidence"} or {"id", "messages", "evidence"}. Examples with `messages`
 are taken as they are. The others become chats of the very form in which the model is asked later (`core.prompts`).
 Every choice is a digest of the example's id, so that adding an example changes no other.
+
+With `oracle_share` below 1 the chats with context are those of RAFT (Zhang et al. 2024, "RAFT: Adapting Language Model
+to Domain Specific RAG"): in the rest of them distractors stand in the place of the evidence, and the reply stays.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from pipelines.core.digests import digest_json
@@ -17,6 +21,8 @@ from pipelines.core.prompts import Passage, chat, normalised, parse_reply
 from pipelines.core.splits import documents_of, fraction
 
 Item = Mapping[str, Any]
+DROPPED = ("repeated", "test_question", "contaminated", "format", "near_duplicate", "sensitive", "too_long")
+"""Reasons for which an example is left out, in the order in which they are looked for."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,43 @@ class Style:
     context_share: float
     distractors: int
     seed: int
+    oracle_share: float = 1.0
+
+
+@dataclass(frozen=True)
+class Remark:
+    """Why an example was left out; or, not `dropped`, what is to be known about one that stayed."""
+
+    id: str
+    reason: str
+    because: str
+    dropped: bool = True
+
+
+@dataclass
+class Account:
+    """What was left out of a training set, and what was found in it: findings of sensitive text by kind."""
+
+    remarks: list[Remark] = field(default_factory=list)
+    found: Counter[str] = field(default_factory=Counter)
+
+    def say(self, example: Item, reason: str, because: str, *, dropped: bool = True) -> None:
+        self.remarks.append(Remark(str(example["id"]), reason, because, dropped))
+
+    def sieve(self, examples: Sequence[Item], why: Iterable[str | None], *, reason: str) -> list[Item]:
+        """The examples for which `why` says None; of the others it is said why they are left out."""
+        kept = []
+        for example, because in zip(examples, why, strict=True):
+            if because is None:
+                kept.append(example)
+            else:
+                self.say(example, reason, because)
+        return kept
+
+    def dropped(self) -> dict[str, int]:
+        """How many examples were left out, for each of DROPPED."""
+        counted = Counter(remark.reason for remark in self.remarks if remark.dropped)
+        return {reason: counted[reason] for reason in DROPPED}
 
 
 def with_id(example: Item) -> dict[str, Any]:
@@ -101,7 +144,8 @@ def _distractors(example: Item, pool: Sequence[tuple[str, str]], *, count: int, 
 def _passages(example: Item, pool: Sequence[tuple[str, str]], *, style: Style) -> list[Passage]:
     """The passages an example is shown with; none when it is one of those without context.
 
-    A refusal is shown distractors only. Another example without a quote has nothing to be shown with.
+    A refusal is shown distractors only. Another example without a quote has nothing to be shown with. Where the
+    evidence is left out, as many more distractors are shown: how many passages there are tells nothing.
     """
     if fraction(f"context:{example['id']}", seed=style.seed) >= style.context_share:
         return []
@@ -109,7 +153,10 @@ def _passages(example: Item, pool: Sequence[tuple[str, str]], *, style: Style) -
     reply = parse_reply(completion_of(example), refusal=style.refusal, structured=style.structured)
     if not own and not (reply.refused and not documents_of(example)):
         return []
-    shown = own + _distractors(example, pool, count=style.distractors, seed=style.seed)
+    count = style.distractors
+    if own and fraction(f"oracle:{example['id']}", seed=style.seed) >= style.oracle_share:
+        own, count = [], count + len(own)
+    shown = own + _distractors(example, pool, count=count, seed=style.seed)
     return sorted(shown, key=lambda p: digest_json([style.seed, example["id"], p.document, p.text]))
 
 
@@ -121,23 +168,38 @@ def as_chat(example: Item, pool: Sequence[tuple[str, str]], *, style: Style) -> 
     return [*asked, {"role": "assistant", "content": str(example["completion"]).strip()}]
 
 
-def without_repeats(examples: Iterable[Item]) -> tuple[list[Item], int]:
-    """Examples with distinct (prompt, completion), normalised, the first of each; and how many were dropped."""
-    kept: dict[tuple[str, str], Item] = {}
-    total = 0
-    for example in examples:
-        total += 1
-        kept.setdefault((normalised(prompt_of(example)), completion_of(example).strip()), example)
-    return list(kept.values()), total - len(kept)
+def texts_of(example: Item) -> list[str]:
+    """Every text of an example that a chat may hold: all messages, or prompt and completion; and the quotes."""
+    said = (
+        [str(m["content"]) for m in example["messages"]]
+        if "messages" in example
+        else [str(example["prompt"]), str(example["completion"])]
+    )
+    return said + [quote for _, quote in quotes([example])]
 
 
-def uncontaminated(examples: Iterable[Item], test_questions: Iterable[str]) -> tuple[list[Item], int]:
-    """Examples whose prompt is no test question, both normalised; and how many were dropped."""
-    asked = {normalised(text) for text in test_questions}
-    kept, dropped = [], 0
+def spoken(messages: Iterable[Mapping[str, str]]) -> list[str]:
+    """What is said in a chat, the system's part aside."""
+    return [m["content"] for m in messages if m["role"] != "system"]
+
+
+def in_order(examples: Iterable[Item]) -> list[Item]:
+    """By id, and by what is said where ids are equal: nothing depends on the order in which examples came."""
+    return sorted(examples, key=lambda e: (str(e["id"]), prompt_of(e), completion_of(e)))
+
+
+def repeats(examples: Iterable[Item]) -> Iterator[str | None]:
+    """For each example the earlier one with the same prompt and completion, both normalised."""
+    first: dict[tuple[str, str], Item] = {}
     for example in examples:
-        if normalised(prompt_of(example)) in asked:
-            dropped += 1
-        else:
-            kept.append(example)
-    return kept, dropped
+        said = (normalised(prompt_of(example)), completion_of(example).strip())
+        earlier = first.setdefault(said, example)
+        yield None if earlier is example else f"as {earlier['id']}"
+
+
+def asked_in_test(examples: Iterable[Item], tested: Iterable[Item]) -> Iterator[str | None]:
+    """For each example the test question that its prompt is, both normalised."""
+    asked = {normalised(q["question"]): str(q["id"]) for q in tested}
+    for example in examples:
+        found = asked.get(normalised(prompt_of(example)))
+        yield None if found is None else f"is {found}"

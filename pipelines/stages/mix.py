@@ -1,29 +1,39 @@
-"""Build the training set: the examples, or the gold questions where there are none, split by document.
+"""Build the training set: examples, or the gold questions where there are none, and questions written about documents.
 
-It reads questions and examples, never documents: a revision that changes documents alone leaves the training set as
-it is, so nothing is trained. Refused are repeats, what is too long to train on, completions that do not obey the
-reply's schema, and prompts that are test questions; each is counted. Fewer examples than `mix.min_examples` are no
+Documents are read only where `mix.synthetic` asks for it: else a revision that changes documents alone leaves the
+training set as it is, so nothing is trained. The set is split by document. Left out, counted and named in
+training/remarks.jsonl are: repeats and near-duplicates, test questions and what else holds texts of the test, replies
+that do not obey the schema, personal data and secrets (unless the stage refuses them, its default), and what is too
+long to train on. Great Expectations then looks at the chats as they were written. Fewer than `mix.min_examples` are no
 training set: that is said, and nothing is trained.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
-from pipelines.core import mixing, splits
+from pipelines.backends import gx, near_duplicates, sensitive
+from pipelines.core import contamination, mixing, splits
 from pipelines.core.digests import digest_json
+from pipelines.core.mixing import Account
 from pipelines.core.nouns import Report
-from pipelines.core.prompts import first_object
+from pipelines.core.prompts import first_object, normalised
 from pipelines.errors import BadInput
 from pipelines.params import CorpusParams
+from pipelines.params import Mix as MixParams
 from pipelines.ports import Ports
 from pipelines.reply_schema import load_validator
 from pipelines.schemas import read_jsonl, write_jsonl
+from pipelines.synthesis import synthesise
 from pipelines.workspace import Workspace
 
 Item = Mapping[str, Any]
 Row = Mapping[str, Any]
+Schema = Callable[[Any], bool] | None
+_NAMED = 5  # examples named in an error
 
 
 def _read(workspace: Workspace, name: str) -> list[dict[str, Any]]:
@@ -46,8 +56,91 @@ def _examples(params: CorpusParams, workspace: Workspace) -> tuple[list[dict[str
     return [mixing.from_question(q, structured=structured, refusal=refusal) for q in asked], questions, "questions"
 
 
-def _obeys(schema: Callable[[Any], bool] | None, example: Item) -> bool:
-    return schema is None or schema(first_object(mixing.completion_of(example)))
+def _tested(params: CorpusParams, questions: Sequence[Item]) -> tuple[list[Item], contamination.Index]:
+    """The test questions, and their texts to look others up in."""
+    how: dict[str, Any] = params.split.model_dump()
+    tested = [q for q in questions if splits.split_of(q, **how) == splits.TEST]
+    return tested, contamination.Index(contamination.probes(tested, **how), words=params.mix.contamination.words)
+
+
+def _style(params: CorpusParams) -> mixing.Style:
+    generate, mix = params.generate, params.mix
+    return mixing.Style(
+        generate.system,
+        generate.refusal,
+        generate.reply_schema is not None,
+        mix.context_share,
+        mix.distractors,
+        mix.seed,
+        oracle_share=mix.oracle_share,
+    )
+
+
+def _said(overlap: contamination.Overlap | None) -> str | None:
+    if overlap is None:
+        return None
+    return f"holds {overlap.share:.2f} of the words of {overlap.about.id}'s {overlap.about.kind}"
+
+
+def _alike(examples: Sequence[Item], threshold: float | None) -> list[str | None]:
+    if threshold is None:
+        return [None] * len(examples)
+    parts = [[normalised(mixing.prompt_of(e)), normalised(mixing.completion_of(e))] for e in examples]
+    found = near_duplicates.near_duplicates(parts, threshold=threshold)
+    return [None if first is None else f"like {examples[first]['id']}" for first in found]
+
+
+def _screened(examples: Sequence[Item], mix: MixParams, account: Account) -> list[Item]:
+    """What may stay by `mix.sensitive`. BadInput names what was found when that is refuse."""
+    texts = [mixing.texts_of(example) for example in examples]
+    found = iter(sensitive.screen([text for of in texts for text in of], allow=mix.allow, region=mix.region))
+    findings = [[finding for _ in of for finding in next(found)] for of in texts]
+    touched = [(example, of) for example, of in zip(examples, findings, strict=True) if of]
+    if touched and mix.sensitive == "refuse":
+        kinds = (f"{e['id']} ({', '.join(dict.fromkeys(f.kind for f in of))})" for e, of in touched[:_NAMED])
+        more = f" and {len(touched) - _NAMED} more" if len(touched) > _NAMED else ""
+        raise BadInput(
+            f"personal data or secrets in {len(touched)} training examples: {', '.join(kinds)}{more}; "
+            "take them out, name what is harmless in mix.allow, or set mix.sensitive to drop or report"
+        )
+    dropped = mix.sensitive == "drop"
+    for example, of in touched:
+        account.found.update(finding.kind for finding in of)
+        account.say(example, "sensitive", "; ".join(finding.excerpt for finding in of), dropped=dropped)
+    return [e for e, of in zip(examples, findings, strict=True) if not (of and dropped)]
+
+
+def _kept(
+    params: CorpusParams,
+    examples: Sequence[Item],
+    tested: Sequence[Item],
+    index: contamination.Index,
+    *,
+    schema: Schema,
+    account: Account,
+) -> list[Item]:
+    """The examples that may be trained on, in the order of their ids."""
+    how: dict[str, Any] = params.split.model_dump()
+    mix, share = params.mix, params.mix.contamination.share
+
+    def overlapping(*, secret: bool) -> list[str | None]:
+        return [_said(index.worst(mixing.texts_of(e), share=share, secret=secret)) for e in kept]
+
+    def disobeying() -> list[str | None]:
+        obeys = (schema is None or schema(first_object(mixing.completion_of(e))) for e in kept)
+        return [None if well else "the reply does not obey generate.reply_schema" for well in obeys]
+
+    kept = mixing.in_order(e for e in examples if splits.split_of(e, **how) != splits.TEST)
+    kept = account.sieve(kept, mixing.repeats(kept), reason="repeated")
+    kept = account.sieve(kept, mixing.asked_in_test(kept, tested), reason="test_question")
+    kept = account.sieve(kept, overlapping(secret=True), reason="contaminated")
+    kept = account.sieve(kept, disobeying(), reason="format")
+    kept = account.sieve(kept, _alike(kept, mix.near_duplicate), reason="near_duplicate")
+    kept = _screened(kept, mix, account)
+    for example, said in zip(kept, overlapping(secret=False), strict=True):
+        if said is not None:
+            account.say(example, "shares_evidence", said, dropped=False)
+    return kept
 
 
 def compose(
@@ -56,61 +149,136 @@ def compose(
     questions: Sequence[Item],
     *,
     count: Callable[[Sequence[Mapping[str, str]]], int],
-    schema: Callable[[Any], bool] | None,
-) -> tuple[list[Row], list[Row], dict[str, int]]:
-    """(training rows, validation rows, what was dropped and why). `count` gives a chat's tokens; `schema` says
-    whether a reply obeys. A row is {"id", "tokens", "messages"}, in the order of the ids."""
+    schema: Schema,
+) -> tuple[list[Row], list[Row], Account]:
+    """(training rows, validation rows, what was left out and what was found). `count` gives a chat's tokens; `schema`
+    says whether a reply obeys. A row is {"id", "tokens", "messages"}, in the order of the ids, whatever the order of
+    the examples. BadInput for personal data and secrets under `mix.sensitive: refuse`."""
     how: dict[str, Any] = params.split.model_dump()
-    structured = params.generate.reply_schema is not None
-    mix, generate = params.mix, params.generate
-    style = mixing.Style(generate.system, generate.refusal, structured, mix.context_share, mix.distractors, mix.seed)
-    dropped = dict.fromkeys(("repeated", "test_question", "format", "too_long"), 0)
-    tested = [q["question"] for q in questions if splits.split_of(q, **how) == splits.TEST]
-    learned = [e for e in examples if splits.split_of(e, **how) != splits.TEST]
-    learned, dropped["repeated"] = mixing.without_repeats(learned)
-    learned, dropped["test_question"] = mixing.uncontaminated(learned, tested)
-    obeying = [e for e in learned if _obeys(schema, e)]
-    dropped["format"] = len(learned) - len(obeying)
-    pool = mixing.quotes(e for e in obeying if splits.split_of(e, **how) == splits.TRAIN)
+    account = Account()
+    tested, index = _tested(params, questions)
+    kept = _kept(params, examples, tested, index, schema=schema, account=account)
+    pool = mixing.quotes(e for e in kept if splits.split_of(e, **how) == splits.TRAIN)
     rows: dict[str, list[Row]] = {splits.TRAIN: [], splits.VALIDATION: []}
-    for example in sorted(obeying, key=lambda e: str(e["id"])):
-        messages = mixing.as_chat(example, pool, style=style)
+    for example in kept:
+        messages = mixing.as_chat(example, pool, style=_style(params))
         tokens = count(messages)
-        if tokens > params.train.max_tokens:
-            dropped["too_long"] += 1
-            continue
-        rows[splits.split_of(example, **how)].append({"id": example["id"], "tokens": tokens, "messages": messages})
-    return rows[splits.TRAIN], rows[splits.VALIDATION], dropped
+        # Passages may hold together what none of them does.
+        overlap = index.worst(mixing.spoken(messages), share=params.mix.contamination.share, secret=True)
+        if overlap is not None:
+            account.say(example, "contaminated", str(_said(overlap)))
+        elif tokens > params.train.max_tokens:
+            account.say(example, "too_long", f"{tokens} tokens")
+        else:
+            rows[splits.split_of(example, **how)].append({"id": example["id"], "tokens": tokens, "messages": messages})
+    return rows[splits.TRAIN], rows[splits.VALIDATION], account
+
+
+def _facts_of(row: Row, index: contamination.Index, *, strays: int) -> dict[str, Any]:
+    """What Great Expectations looks at: lengths in characters, and what the chat has in common with the test."""
+    overlap = index.worst(mixing.spoken(row["messages"]), share=0.0, secret=True)
+    return {
+        "id": row["id"],
+        "prompt": len(mixing.prompt_of(row).strip()),
+        "reply": len(mixing.completion_of(row).strip()),
+        "last": row["messages"][-1]["role"],
+        "tokens": row["tokens"],
+        "strays": strays,
+        "overlap": overlap.share if overlap else 0.0,
+    }
+
+
+def _expected(
+    params: CorpusParams,
+    rows: Mapping[str, Sequence[Row]],
+    examples: Sequence[Item],
+    questions: Sequence[Item],
+    *,
+    site: Path,
+) -> Path:
+    """Great Expectations on the chats as written; the page of its Data Docs. BadInput names the first that fails.
+
+    What a chat rests on and what it has in common with the test are looked up anew.
+    """
+    how: dict[str, Any] = params.split.model_dump()
+    index = _tested(params, questions)[1]
+    rests: dict[str, set[str]] = {}
+    for example in examples:
+        rests.setdefault(str(example["id"]), set()).update(splits.documents_of(example))
+    stricter = {splits.TRAIN: (splits.VALIDATION, splits.TEST), splits.VALIDATION: (splits.TEST,)}
+    facts = [
+        _facts_of(
+            row, index, strays=sum(splits.split_of_key(d, **how) in stricter[split] for d in rests[str(row["id"])])
+        )
+        for split, found in rows.items()
+        for row in found
+    ]
+    validation = gx.Validation(site)
+    expectations = gx.training_expectations(max_tokens=params.train.max_tokens, share=params.mix.contamination.share)
+    results = validation.run("training", facts, expectations)
+    page = validation.publish()
+    for expectation, failed in results:
+        if failed:
+            named = ", ".join(str(facts[at]["id"]) for at, _ in failed[:_NAMED])
+            raise BadInput(f"the training set is refused: {expectation.reason}, in {len(failed)} chats: {named}")
+    return page
+
+
+def _summary(facts: Mapping[str, Any]) -> str:
+    lost = ", ".join(f"{n} {why.replace('_', ' ')}" for why, n in facts["dropped"].items() if n)
+    found = ", ".join(f"{n} of {kind}" for kind, n in facts["screened"]["found"].items())
+    out = f"{facts['train']} training and {facts['validation']} validation chats from {facts['source']}"
+    return out + (f"; dropped {lost}" if lost else "") + (f"; found {found}" if found else "; nothing sensitive found")
+
+
+def _gathered(
+    params: CorpusParams, workspace: Workspace, ports: Ports
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, Any]]:
+    """(examples, gold questions, facts: where the examples come from), those written about documents included."""
+    examples, questions, source = _examples(params, workspace)
+    if params.mix.synthetic is None:
+        return examples, questions, {"source": source}
+    made, facts = synthesise(params, workspace.versioned, generator=ports.generator(), objects=ports.objects)
+    source = f"{source} and documents" if examples else "documents"
+    return [*examples, *made], questions, {"source": source, "synthetic": facts}
+
+
+def _write(workspace: Workspace, rows: Mapping[str, Sequence[Row]], account: Account) -> None:
+    write_jsonl(workspace.training / "train.jsonl", rows[splits.TRAIN])
+    write_jsonl(workspace.training / "validation.jsonl", rows[splits.VALIDATION])
+    write_jsonl(workspace.training / "remarks.jsonl", map(asdict, account.remarks))
 
 
 def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> Report:
-    """Write training/train.jsonl and training/validation.jsonl. The receipt names the set's digest, or says under
-    `skipped` why there is none. BadInput when no completion obeys the schema; MissingTool without the model."""
-    examples, questions, source = _examples(params, workspace)
-    schema = load_validator(params.generate.reply_schema, ports) if source == "examples" else None
+    """Write training/train.jsonl, validation.jsonl and remarks.jsonl. The receipt names the set's digest, or says under
+    `skipped` why there is none. BadInput when no completion obeys the schema, when personal data or secrets are
+    refused, or when an expectation fails; MissingTool without the model."""
+    examples, questions, facts = _gathered(params, workspace, ports)
+    schema = load_validator(params.generate.reply_schema, ports) if facts["source"].startswith("examples") else None
     training: list[Row] = []
     validation: list[Row] = []
-    dropped: dict[str, int] = {}
+    account = Account()
     if examples:
         count = ports.generator().count
-        training, validation, dropped = compose(params, examples, questions, count=count, schema=schema)
-    if dropped.get("format") and not training:
+        training, validation, account = compose(params, examples, questions, count=count, schema=schema)
+    dropped, least = account.dropped(), params.mix.min_examples
+    if dropped["format"] and not training:
         raise BadInput(f"no training example's completion obeys {params.generate.reply_schema}; they must")
-    least = params.mix.min_examples
-    facts: dict[str, Any] = {"source": source, "dropped": dropped, "train": len(training)}
+    screened = {"policy": params.mix.sensitive, "found": dict(sorted(account.found.items()))}
+    shared = sum(remark.reason == "shares_evidence" for remark in account.remarks)
+    facts |= {"dropped": dropped, "screened": screened, "shares_evidence": shared, "train": len(training)}
     if len(training) < least:
         facts["skipped"] = f"{len(training)} training examples, at least {least} are needed (mix.min_examples)"
-        training, validation = [], []
-    write_jsonl(workspace.training / "train.jsonl", training)
-    write_jsonl(workspace.training / "validation.jsonl", validation)
-    if "skipped" in facts:
+        _write(workspace, {splits.TRAIN: [], splits.VALIDATION: []}, account)
         return Report("mix", facts, f"skipped: {facts['skipped']}")
+    rows = {splits.TRAIN: training, splits.VALIDATION: validation}
+    site = ports.settings.reports / workspace.corpus / "training_docs"
+    page = _expected(params, rows, examples, questions, site=site)
+    _write(workspace, rows, account)
     facts |= {
         "digest": digest_json([training, validation]),
         "validation": len(validation),
         "tokens": sum(row["tokens"] for row in training),
         "longest": max(row["tokens"] for row in training),
     }
-    lost = ", ".join(f"{n} {why.replace('_', ' ')}" for why, n in dropped.items() if n)
-    summary = f"{len(training)} training and {len(validation)} validation chats from {source}"
-    return Report("mix", facts, summary + (f"; dropped {lost}" if lost else ""))
+    return Report("mix", facts, _summary(facts), {"data_docs": str(page)})

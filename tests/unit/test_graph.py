@@ -47,6 +47,15 @@ def test_rendered_pipeline_has_no_actions_and_is_stale_with_its_code():
     assert all({"code.yaml": [name]} in stage["params"] for name, stage in stages.items())
 
 
+def test_documents_make_mix_stale_only_where_it_reads_them():
+    def deps(mix):
+        return yaml.safe_load(graph.render({"mix": mix}))["stages"]["mix"]["deps"]
+
+    assert "corpus/documents.parquet" not in deps({"synthetic": None}) + deps({})
+    assert "corpus/documents.parquet" in deps({"synthetic": {"per_document": 1, "max_documents": 1}})
+    assert "corpus/examples.jsonl" in deps({"synthetic": None})
+
+
 def test_code_digest_ignores_comments_and_docstrings_only(tmp_path: Path):
     node = graph.Node("s", "", "index", False, None, (), (), (), ("m.py",))
     digests = []

@@ -1,18 +1,20 @@
 """The training set: no test question and no test document in it, stable, and honest about what it dropped."""
 
 import json
+import re
+from itertools import combinations
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.core import mixing
+from pipelines.core.digests import digest_json
 from pipelines.core.prompts import first_object, normalised
-from pipelines.core.splits import TEST, TRAIN, documents_of, split_of, split_of_key
+from pipelines.core.splits import TEST, TRAIN, VALIDATION, documents_of, split_of, split_of_key
 from pipelines.errors import BadConfig, BadInput
 from pipelines.reply_schema import load_validator
-from pipelines.schemas import read_jsonl
 from pipelines.settings import checkout
 from pipelines.stages.mix import compose, run
 from tests.adapter_kit import handbook, params_of, shuffled_answers, workspace_with
@@ -48,8 +50,8 @@ def test_handbook_holds_nothing_of_the_test():
     how = params.split.model_dump()
     examples, questions = handbook("examples"), handbook("questions")
     schema = load_validator(params.generate.reply_schema, PORTS)
-    training, validation, dropped = mixed(params, examples, questions, schema=schema)
-    assert len(training) >= 100 and validation and not any(dropped.values())
+    training, validation, account = mixed(params, examples, questions, schema=schema)
+    assert len(training) >= 100 and validation and not any(account.dropped().values()) and not account.found
     tested = {d for e in [*examples, *questions] for d in documents_of(e) if split_of_key(d, **how) == TEST}
     asked = {normalised(q["question"]) for q in questions if split_of(q, **how) == TEST}
     assert tested and asked
@@ -123,21 +125,46 @@ def test_without_context_nothing_is_shown():
     assert [row["messages"][-2]["content"] for row in training] == [f"Question: Ask {r['id'][6:]}?" for r in training]
 
 
-def test_everything_dropped_is_counted():
-    params = params_of(train={"max_tokens": 64})
-    good = of(TRAIN, 4, completion='{"answer": "a"}')
+def test_everything_dropped_is_counted_and_named():
+    params = params_of(
+        train={"max_tokens": 64}, mix={"sensitive": "drop", "context_share": 0.0}, generate={"system": ""}
+    )
+    good = of(TRAIN, 7, completion='{"answer": "a"}')
+    long = {**good[0], "id": "a-first", "prompt": " ".join(f"word{n}" for n in range(40))}
+    kept = [long, *good]
+    tested = {
+        "id": "t",
+        "question": "tested QUESTION?",
+        "answers": ["x"],
+        "evidence": [
+            {"document": of(TEST, 1)[0]["evidence"][0]["document"], "quote": "One two three four five six seven eight."}
+        ],
+    }
     rows = [
-        *good,
-        {**good[0], "id": "again", "prompt": "  ask D" + good[0]["prompt"][5:] + "!"},
+        *kept,
+        {**good[0], "id": "z-again", "prompt": "  ask D" + good[0]["prompt"][5:] + "!"},
         {**good[1], "id": "leak", "prompt": "Tested question"},
-        {**good[2], "id": "broken", "prompt": "Broken?", "completion": "no json"},
-        {**good[3], "id": "long", "prompt": "word " * 80},
+        {**good[2], "id": "quoted", "prompt": "Is it: one, two, three, four, five, six, seven, eight?"},
+        {**good[3], "id": "broken", "prompt": "Broken?", "completion": "no json"},
+        {**good[4], "id": "z-near", "prompt": long["prompt"] + " word40"},
+        {**good[5], "id": "mail", "prompt": "Write to jane.doe@gmail.com or not?"},
+        {**good[6], "id": "long", "prompt": "word " * 80},
         *of(TEST, 3),
     ]
-    tested = {**of(TEST, 1)[0], "question": "tested QUESTION?", "answers": ["x"]}
-    training, validation, dropped = mixed(params, rows, [tested], schema=lambda reply: reply == {"answer": "a"})
-    assert [row["id"] for row in training] == sorted(e["id"] for e in good) and validation == []
-    assert dropped == {"repeated": 1, "test_question": 1, "format": 1, "too_long": 1}
+    training, validation, account = mixed(params, rows, [tested], schema=lambda reply: reply == {"answer": "a"})
+    assert [row["id"] for row in training] == sorted(e["id"] for e in kept) and validation == []
+    assert account.dropped() == dict.fromkeys(mixing.DROPPED, 1)
+    said = {remark.id: (remark.reason, remark.because) for remark in account.remarks}
+    assert said == {
+        "z-again": ("repeated", f"as {good[0]['id']}"),
+        "leak": ("test_question", f"is {tested['id']}"),
+        "quoted": ("contaminated", f"holds 1.00 of the words of {tested['id']}'s evidence"),
+        "broken": ("format", "the reply does not obey generate.reply_schema"),
+        "z-near": ("near_duplicate", f"like {long['id']}"),
+        "mail": ("sensitive", "Write to [e-mail address]"),
+        "long": ("too_long", "83 tokens"),
+    }
+    assert account.found == {"e-mail address": 1}
 
 
 def test_messages_are_taken_as_they_are():
@@ -166,16 +193,137 @@ def test_an_example_without_id_is_named_by_its_content():
     assert one["id"] != two["id"] and one == mixing.with_id({"prompt": "a", "completion": "b"})
 
 
-def test_run_writes_the_set_and_its_digest(tmp_path):
-    params = params_of(train={"max_tokens": 4000})
-    workspace = workspace_with(tmp_path, questions=handbook("questions"), examples=handbook("examples"))
-    report = run(params, workspace, ports=PORTS)
-    rows = list(read_jsonl(workspace.training / "train.jsonl"))
-    assert report.facts["train"] == len(rows) >= 100 and report.facts["source"] == "examples"
-    assert report.facts["validation"] == len(list(read_jsonl(workspace.training / "validation.jsonl")))
-    assert run(params, workspace, ports=PORTS) == report
-    worse = workspace_with(tmp_path / "worse", examples=shuffled_answers(handbook("examples")))
-    assert run(params, worse, ports=PORTS).facts["digest"] != report.facts["digest"]
+def test_the_handbooks_set_is_what_it_was():
+    """The demo's training set by the shipped params. It changes with its examples, with the prompt's template and with
+    the params, and with nothing else: screens and RAFT leave it as it was before there were any."""
+    schema = load_validator(params_of().generate.reply_schema, PORTS)
+    training, validation, _ = mixed(params_of(), handbook("examples"), handbook("questions"), schema=schema)
+    said = [[[row["id"], row["messages"]] for row in rows] for rows in (training, validation)]
+    assert (len(training), len(validation)) == (127, 32)
+    assert digest_json(said) == "9b5a0cf7b153e0d5b66ccffb775d7af3efecd90ea887830ab2085574536b40c3"
+
+
+def test_without_the_evidence_as_many_distractors_are_shown_and_the_reply_stays():
+    def shown(oracle_share):
+        mix = {"context_share": 1.0, "distractors": 2, "oracle_share": oracle_share}
+        training, _, _ = mixed(params_of(mix=mix, generate={"reply_schema": None}), of(TRAIN, 60), [])
+        prompts = {row["id"]: row["messages"][-2]["content"] for row in training}
+        assert all(row["messages"][-1]["content"] == f"Say {row['id'][6:]}." for row in training)
+        assert all(prompt.count("Quote of ") == 3 for prompt in prompts.values())
+        return {key: f"Quote of {key[6:]}." in prompt for key, prompt in prompts.items()}
+
+    assert all(shown(1.0).values()) and not any(shown(0.0).values())
+    some, more = shown(0.5), shown(0.8)
+    assert 20 <= sum(some.values()) <= 40 and 40 <= sum(more.values()) <= 56
+    assert all(more[key] for key, held in some.items() if held)  # a larger share takes none away
+
+
+def test_personal_data_is_refused_by_name_unless_allowed_dropped_or_reported():
+    letter = {"id": "letter", "prompt": "Is it jane.doe@gmail.com or +44 20 7946 0958?", "completion": "Yes."}
+    token = {"id": "token", "prompt": "Is it so?", "completion": "ghp_" + "abcdefghijklmnopqrstuvwxyz0123456789"}
+    rows = [*of(TRAIN, 3), *({**e, "evidence": of(TRAIN, 1)[0]["evidence"]} for e in (letter, token))]
+
+    def made(**mix):
+        return mixed(params_of(generate={"reply_schema": None}, mix=mix), rows, [])
+
+    with pytest.raises(BadInput) as error:
+        made()
+    assert str(error.value) == (
+        "personal data or secrets in 2 training examples: letter (e-mail address, phone number), token (secret: GitHub "
+        "Token); take them out, name what is harmless in mix.allow, or set mix.sensitive to drop or report"
+    )
+    assert len(made(allow=[".*@gmail.com", r"\+44.*", "ghp_.*"])[0]) == 5
+    training, _, account = made(sensitive="drop")
+    assert len(training) == 3 and account.dropped()["sensitive"] == 2
+    training, _, account = made(sensitive="report")
+    assert len(training) == 5 and account.dropped()["sensitive"] == 0
+    assert account.found == {"e-mail address": 1, "phone number": 1, "secret: GitHub Token": 1}
+    said = str(account)
+    assert "Is it [e-mail address]; or [phone number]" in said and "gmail" not in said and "7946" not in said
+
+
+def test_what_only_a_test_document_says_is_not_trained_on_and_what_both_say_is_told():
+    quote = "The blue tent has a warranty of seven years from today."
+    tested, trained = of(TEST, 1)[0]["evidence"][0]["document"], of(TRAIN, 1)[0]["evidence"][0]["document"]
+    rows = [*of(TRAIN, 3), {**of(TRAIN, 4)[3], "id": "same", "completion": quote.upper()}]
+
+    def made(*documents):
+        evidence = [{"document": document, "quote": quote} for document in documents]
+        question = {"id": "q", "question": "How long?", "answers": ["7 years"], "evidence": evidence}
+        training, _, account = mixed(params_of(generate={"reply_schema": None}), rows, [question])
+        return len(training), [(r.id, r.reason, r.dropped) for r in account.remarks]
+
+    assert made(tested) == (3, [("same", "contaminated", True)])
+    # A training document says it as well: training may, and the reader is told.
+    assert made(tested, trained) == (3, [("same", "contaminated", True)])
+    question = {"id": "q", "question": "How long?", "answers": [], "evidence": [
+        {"document": tested, "quote": "Something else."}, {"document": trained, "quote": quote}
+    ]}  # fmt: skip
+    training, _, account = mixed(params_of(generate={"reply_schema": None}), rows, [question])
+    assert len(training) == 4 and [(r.id, r.reason, r.dropped) for r in account.remarks] == [
+        ("same", "shares_evidence", False)
+    ]
+
+
+WORDS = st.lists(st.sampled_from(["red", "tent", "blue", "boot", "snow", "how"]), min_size=1, max_size=12).map(" ".join)
+EVIDENCE = st.lists(
+    st.fixed_dictionaries({"document": st.sampled_from([f"d{n}" for n in range(12)]), "quote": WORDS}), max_size=2
+)
+EXAMPLES = st.lists(st.fixed_dictionaries({"prompt": WORDS, "completion": WORDS, "evidence": EVIDENCE}), max_size=20)
+QUESTIONS = st.lists(
+    st.fixed_dictionaries({"question": WORDS, "answers": st.lists(WORDS, max_size=1), "evidence": EVIDENCE}), max_size=8
+)
+
+
+def held(text, said, *, words):
+    """Share of a text's words that stand in runs of `words` words that `said` has too, by looking for each run."""
+    own, where = text.split(), f" {' '.join(re.findall(r'[a-z]+', said.lower()))} "
+    places = set()
+    for at in range(len(own) - words + 1):
+        if f" {' '.join(own[at : at + words])} " in where:
+            places.update(range(at, at + words))
+    return len(places) / len(own)
+
+
+def alike(one, other):
+    """The smaller of the Jaccard indices of prompts and of completions, by runs of three normalised words."""
+
+    def runs(text):
+        words = normalised(text).split()
+        return {tuple(words[at : at + 3]) for at in range(max(1, len(words) - 2))}
+
+    pairs = [(runs(one[part]), runs(other[part])) for part in ("prompt", "completion")]
+    return min(len(a & b) / len(a | b) for a, b in pairs)
+
+
+@settings(deadline=None, max_examples=30)
+@given(EXAMPLES, QUESTIONS, st.integers(0, 99), st.floats(0, 1), st.integers(0, 2), st.randoms(use_true_random=False))
+def test_no_training_set_holds_the_test_or_anything_twice(examples, questions, seed, oracle_share, distractors, order):
+    mix = {"oracle_share": oracle_share, "distractors": distractors, "contamination": {"words": 4, "share": 0.8}}
+    params = params_of(mix=mix, split={"seed": seed}, generate={"reply_schema": None})
+    how = params.split.model_dump()
+    examples = [{"id": f"e{n:02}", **example} for n, example in enumerate(examples)]
+    questions = [{"id": f"q{n}", **question} for n, question in enumerate(questions)]
+    training, validation, account = mixed(params, examples, questions)
+    for split, rows in ((TRAIN, training), (VALIDATION, validation)):
+        kept = [next(e for e in examples if e["id"] == row["id"]) for row in rows]
+        rested = [split_of_key(d, **how) for e in kept for d in documents_of(e)]
+        assert all(found in (TRAIN, split) for found in rested)
+    learned = [next(e for e in examples if e["id"] == row["id"]) for row in [*training, *validation]]
+    tested = [q for q in questions if split_of(q, **how) == TEST]
+    secret = [q["question"] for q in tested] + [
+        entry["quote"] for q in tested for entry in q["evidence"] if split_of_key(entry["document"], **how) == TEST
+    ]
+    for row, example in zip([*training, *validation], learned, strict=True):
+        assert normalised(example["prompt"]) not in {normalised(q["question"]) for q in tested}
+        assert all(held(text, m["content"], words=4) < 0.8 for text in secret for m in row["messages"][1:])
+    assert all(alike(a, b) < 0.8 for a, b in combinations(learned, 2))
+    left = {remark.id for remark in account.remarks if remark.dropped}
+    others = {e["id"] for e in examples if split_of(e, **how) != TEST}
+    assert left | {row["id"] for row in [*training, *validation]} == others  # each is trained on, or it is said why not
+    order.shuffle(examples)
+    order.shuffle(questions)
+    assert mixed(params, examples, questions)[:2] == (training, validation)
 
 
 def test_too_few_examples_are_no_training_set(tmp_path):

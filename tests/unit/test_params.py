@@ -38,6 +38,14 @@ def test_the_shipped_file_is_valid():
             lambda r: r["defaults"]["embed"].update(precision="fp16"),
             r"embed.precision is 'fp16': Input should be 'fp32', 'bf16' or 'int8'",
         ),
+        (
+            lambda r: r["corpora"]["handbook"].update(mix={"allow": ["*@"]}),
+            r"mix.allow.0 is '\*@': .*is no regular expression: nothing to repeat",
+        ),
+        (
+            lambda r: r["corpora"]["handbook"].update(mix={"synthetic": {"per_document": 0, "max_documents": 3}}),
+            r"mix.synthetic.per_document is 0: Input should be greater than or equal to 1",
+        ),
         (lambda r: r["corpora"].update({"../up": {}}), r"corpus name '\.\./up' is not valid; a name is"),
         (lambda r: r["corpora"].update(other={}), r"corpus other: source is .*Field required"),
     ],
