@@ -148,18 +148,30 @@ def _description(facts: Record, train: Record) -> str:
     )
 
 
+def _mixed(mix: Record) -> dict[str, float]:
+    """The counts of mix's receipt as metrics: what the set holds, what was left out and what was found."""
+    counts = {"mix.train": mix["train"], "mix.validation": mix["validation"]}
+    counts |= {f"mix.dropped.{reason}": n for reason, n in mix["dropped"].items()}
+    counts["mix.sensitive_found"] = sum(mix["screened"]["found"].values())
+    if "synthetic" in mix:
+        counts |= {f"mix.synthetic.{name}": mix["synthetic"][name] for name in ("asked", "kept")}
+    return {name: float(value) for name, value in counts.items()}
+
+
 def _track(
     params: CorpusParams, workspace: Workspace, ports: Ports, log: RunLog, *, facts: Record, record: Record
 ) -> int:
     """Data set, params, plots and the adapter's folder into the run; the registered model's version."""
     numbers = params.train.model_dump()
     log.params({"train": numbers, "base": facts["base"], "base_digest": facts["base_digest"]})
+    mix = workspace.receipt("mix")
+    log.metrics(_mixed(mix))
     log.dataset(
         f"{workspace.corpus} training",
         digest=facts["training_digest"],
         source=str(workspace.training),
         context="training",
-        profile={"chats": facts["examples"]},
+        profile={"chats": facts["examples"], "from": mix["source"], "left out": mix["dropped"]},
     )
     log.metrics({name: value for name, value in facts.items() if "loss" in name})
     log.figure("loss", _curve(record["history"]))

@@ -8,12 +8,17 @@ import pytest
 import yaml
 
 from pipelines import adapters
+from pipelines.backends.objects import ObstoreObjects
 from pipelines.backends.transformers import load_generator
+from pipelines.core.nouns import Document
 from pipelines.core.prompts import Passage, chat
+from pipelines.core.splits import TEST, split_of_key
+from pipelines.corpus_files import CorpusFiles, document_row, write_files
 from pipelines.errors import BadInput, IntegrityError
 from pipelines.schemas import read_jsonl
 from pipelines.settings import checkout
 from pipelines.stages import mix, train
+from pipelines.synthesis import synthesise
 from tests.adapter_kit import SMOLLM2, handbook, params_of, tiny_generator, wiring, workspace_with
 
 pytestmark = pytest.mark.integration
@@ -46,6 +51,33 @@ def test_it_answers_from_a_passage(smollm2):
     # In another order and in other batches, the same replies.
     again = smollm2.reply(chats[::-1], max_new_tokens=24)
     assert [c.text for c in again[::-1]] == [c.text for c in made]
+
+
+def test_it_writes_questions_that_their_source_supports(smollm2, tmp_path):
+    params = params_of(
+        generate={"reply_schema": None, "max_new_tokens": 40},
+        mix={"synthetic": {"per_document": 1, "max_documents": 2}},
+        answer={"batch": 2},
+    )
+    how = params.split.model_dump()
+    texts = [
+        "The workshop in Kettlewick opens at seven in the morning and closes at four in the afternoon.",
+        "The rental deposit for a tent is 80 euros. It is paid back within two days after the tent is back.",
+    ]
+    learned = [d for d in map(str, range(99)) if split_of_key(d, **how) != TEST][:2]
+    tested = next(d for d in map(str, range(99)) if split_of_key(d, **how) == TEST)
+    told = dict(zip([*learned, tested], [*texts, texts[0]], strict=True))
+    documents = [Document(d, d, text, "text/plain", d) for d, text in told.items()]
+    write_files(tmp_path / "corpus", CorpusFiles([document_row(d) for d in documents], [], [], []))
+    objects = ObstoreObjects(str(tmp_path / "objects"))
+    examples, facts = synthesise(params, tmp_path / "corpus", generator=smollm2, objects=objects)
+    assert facts["asked"] == 2 and facts["kept"] == len(examples) >= 1
+    assert facts["kept"] + sum(facts["dropped"].values()) == 2
+    for example in examples:
+        (evidence,) = example["evidence"]
+        assert evidence["document"] in learned and example["prompt"].endswith("?")
+        assert evidence["quote"] == told[evidence["document"]][evidence["start"] : evidence["end"]]
+        assert example["completion"] in evidence["quote"]
 
 
 def test_trimming_is_by_whole_tokens(smollm2):

@@ -1,7 +1,9 @@
-"""The mix stage whole: Great Expectations on the set that is written, and questions written by the real generator."""
+"""The mix stage whole: Great Expectations on the set that is written, and questions asked for about documents."""
 
 import pytest
 
+from pipelines.core.nouns import Document
+from pipelines.corpus_files import CorpusFiles, document_row, write_files
 from pipelines.errors import BadInput
 from pipelines.schemas import read_jsonl
 from pipelines.stages import mix
@@ -46,3 +48,26 @@ def test_an_expectation_that_fails_refuses_the_set_and_leaves_what_was_there(tmp
     ):
         mix.run(params, workspace, ports=wiring(tmp_path, params, definition))
     assert (workspace.training / "train.jsonl").read_text() == "as it was"
+
+
+def test_replies_that_are_no_pairs_train_nothing_and_are_asked_for_once(tmp_path, definition):
+    """A corpus without questions and examples, and a model that says nothing sensible."""
+    params = params_of(
+        generate={"reply_schema": None, "max_new_tokens": 8},
+        mix={"synthetic": {"per_document": 1, "max_documents": 2}},
+    )
+    workspace = workspace_with(tmp_path)
+    documents = [Document(f"d{n}", "T", f"Document {n} says. " * 12, "text/plain", f"d{n}") for n in range(20)]
+    write_files(workspace.versioned, CorpusFiles([document_row(d) for d in documents], [], [], []))
+    ports = wiring(tmp_path, params, definition)
+    report = mix.run(params, workspace, ports=ports)
+    assert report.facts["source"] == "documents"
+    assert report.facts["synthetic"] == {
+        "asked": 2,
+        "kept": 0,
+        "dropped": {"unread": 2, "unsupported": 0, "ungrounded": 0},
+    }
+    assert report.facts["skipped"].startswith("0 training examples")
+    kept = ports.objects.list("answers/")
+    assert len(kept) == 2
+    assert mix.run(params, workspace, ports=ports) == report and ports.objects.list("answers/") == kept

@@ -81,7 +81,7 @@ def test_recipes_are_strict(tmp_path, change, says):
 
 
 def test_an_unknown_recipe_names_the_known():
-    with pytest.raises(BadConfig, match=r"there is no models/recipes/nope\.yaml; known: sft"):
+    with pytest.raises(BadConfig, match=r"there is no models/recipes/nope\.yaml; known: raft, sft"):
         read_recipe(checkout() / "models" / "recipes" / "nope.yaml")
 
 
