@@ -56,23 +56,25 @@ def test_it_answers_from_a_passage(smollm2):
 def test_it_writes_questions_that_their_source_supports(smollm2, tmp_path):
     params = params_of(
         generate={"reply_schema": None, "max_new_tokens": 40},
-        mix={"synthetic": {"per_document": 1, "max_documents": 2}},
-        answer={"batch": 2},
+        mix={"synthetic": {"per_document": 1, "max_documents": 4}},
+        answer={"batch": 4},
     )
     how = params.split.model_dump()
     texts = [
         "The workshop in Kettlewick opens at seven in the morning and closes at four in the afternoon.",
         "The rental deposit for a tent is 80 euros. It is paid back within two days after the tent is back.",
+        "The museum of Stonebeck was founded in 1998 by Maren Oldroyd. It shows old boots and tents.",
+        "A jacket is washed at 30 degrees with soap. It is dried in the open air and never near a stove.",
     ]
-    learned = [d for d in map(str, range(99)) if split_of_key(d, **how) != TEST][:2]
+    learned = [d for d in map(str, range(99)) if split_of_key(d, **how) != TEST][:4]
     tested = next(d for d in map(str, range(99)) if split_of_key(d, **how) == TEST)
     told = dict(zip([*learned, tested], [*texts, texts[0]], strict=True))
     documents = [Document(d, d, text, "text/plain", d) for d, text in told.items()]
     write_files(tmp_path / "corpus", CorpusFiles([document_row(d) for d in documents], [], [], []))
     objects = ObstoreObjects(str(tmp_path / "objects"))
     examples, facts = synthesise(params, tmp_path / "corpus", generator=smollm2, objects=objects)
-    assert facts["asked"] == 2 and facts["kept"] == len(examples) >= 1
-    assert facts["kept"] + sum(facts["dropped"].values()) == 2
+    assert facts["asked"] == 4 and facts["kept"] == len(examples) >= 1
+    assert facts["kept"] + sum(facts["dropped"].values()) == 4
     for example in examples:
         (evidence,) = example["evidence"]
         assert evidence["document"] in learned and example["prompt"].endswith("?")
@@ -186,6 +188,7 @@ def test_a_training_is_tracked_once(home):
     steps = [m.step for m in client.get_metric_history(run.info.run_id, "loss")]
     assert sorted(steps) == list(range(1, params.train.steps + 1))
     assert run.inputs.dataset_inputs[0].dataset.digest == report.facts["training_digest"][:36]
+    assert run.data.metrics["mix.train"] == report.facts["examples"] and "mix.dropped.contaminated" in run.data.metrics
     artifacts = {a.path for a in client.list_artifacts(run.info.run_id)}
     assert {"adapter", "plots"} <= artifacts
     (version,) = client.search_model_versions("name = 'handbook-adapter'")

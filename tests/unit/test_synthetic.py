@@ -26,6 +26,7 @@ PASSAGE = "The workshop repairs a torn tent within 15 business days. A patch of 
         ("Question: What does a patch of tent fabric cost?\nAnswer: 18 business days", UNSUPPORTED),  # not in one run
         ("Question: What does a patch of tent fabric cost?\nAnswer: !", UNSUPPORTED),
         ("Question: Which president signed the treaty?\nAnswer: 18 euros", UNGROUNDED),
+        ("Question: How many days does the torn workshop take?\nAnswer: 18 euros", UNGROUNDED),  # of the other sentence
         ("Question: What is it?\nAnswer: 18 euros", UNGROUNDED),
         ("Question: Does a patch of tent fabric cost 18 euros?\nAnswer: 18 euros", UNGROUNDED),  # it says so itself
     ],
