@@ -91,7 +91,7 @@ def measure(home: Path, *, embedder: str, documents: int, rounds: int) -> tuple[
                     if which == "bare":
                         done = sum(workers.imap_unordered(partial(_bare, ports.embedder), texts))
                     else:
-                        parts, done = build_on(
+                        parts, done, _ = build_on(
                             spark, ports, ports.workspace, chunks=chunks, folder="builds/b_bench", partitions=2
                         )
                         shutil.rmtree(home / "objects" / "embeddings")

@@ -7,14 +7,15 @@ their digests and never generated twice. A new corpus revision costs only the pr
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 
+from pipelines.core.costs import Spent, total
 from pipelines.core.digests import digest_json
 from pipelines.core.long_prompt import LongPrompt
 from pipelines.core.prompts import PROMPTED, RETRIEVING, Passage, chat, prompt_digest
 from pipelines.params import Generate
-from pipelines.ports import Completion, Generator, Hit, Messages, ObjectStore
+from pipelines.ports import Completion, Generator, Hit, Messages, ObjectStore, Paid
 
 Say = Callable[[int, int], None]
 """Called with (replies ready, replies wanted)."""
@@ -72,6 +73,12 @@ def speak(
         Completion(options[choice.best], choice.tokens_in, choice.tokens_out, choice.seconds, choice.cpu_seconds)
         for choice in generator.choose(chats, options)
     ]
+
+
+def spent(generators: Iterable[Generator]) -> Spent | None:
+    """What was paid for the replies that hosted generators gave in this process; None when none of them is hosted."""
+    paid = {id(generator): generator for generator in generators if isinstance(generator, Paid)}
+    return total(generator.spent() for generator in paid.values()) if paid else None
 
 
 def replies(

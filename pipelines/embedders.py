@@ -1,5 +1,5 @@
 """The embedders that models/embedders defines: a definition read strictly, its model found on disk, and the digest that
-names its vectors. It loads and runs no model: `backends.openvino` does.
+names its vectors. It loads and runs no model: `backends.openvino` does. Hosted ones are `pipelines.endpoints`'.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pipelines.definitions import hub_folder, package_folder, read_yaml, sha256_
 from pipelines.errors import BadConfig, MissingTool
 from pipelines.settings import checkout
 
-DEFINITION_FORM = "one of package, path or hub; and optionally prefix, window, random_seed, float_layers"
+DEFINITION_FORM = "one of package, path, hub or endpoint; and optionally prefix, window, random_seed, float_layers"
 PRECISIONS = ("fp32", "bf16", "int8")
 GRAPH = 2
 """Which form of graph `backends.openvino_export` makes; part of the digest."""
@@ -54,6 +54,8 @@ def read_definition(file: Path) -> Definition:
     """Parse strictly and find the model. BadConfig shows the valid form; MissingTool names what is not there."""
     name = file.stem
     raw = read_yaml(file, folder="models/embedders", key="embed.model")
+    if isinstance(raw, dict) and "endpoint" in raw:
+        raise BadConfig(f"embedder {name} is an endpoint; here a model on this machine is needed")
     sources = {"package", "path", "hub"}
     allowed = sources | {"prefix", "window", "random_seed", "float_layers"}
     if not isinstance(raw, dict) or set(raw) - allowed or len(sources & set(raw)) != 1:
@@ -67,6 +69,17 @@ def read_definition(file: Path) -> Definition:
     lower = bool(config.get("do_lower_case", False))
     layers = tuple(map(str, raw.get("float_layers") or ()))
     return Definition(name, folder, raw.get("prefix") or "", window, lower, raw.get("random_seed"), layers)
+
+
+def tokenizer_file(wanted: str, *, folder: Path) -> Path:
+    """The tokenizer.json that a hosted embedder counts by: of the definition `wanted` in `folder`, or a path that ends
+    in .json. BadConfig, MissingTool."""
+    if not wanted.endswith(".json"):
+        return read_definition(folder / f"{wanted}.yaml").folder / "tokenizer.json"
+    file = Path(wanted).expanduser()
+    if not file.is_file():
+        raise MissingTool(f"tokenizer: there is no file {file}; it must be a tokenizer.json of the tokenizers library")
+    return file
 
 
 def _quantiser(definition: Definition, precision: str) -> dict[str, Any]:

@@ -23,6 +23,10 @@ class BadConfig(BadInput):
     """params.yaml or the environment does not say something usable."""
 
 
+class NotTrainable(BadConfig):
+    """The generator's weights are not on this machine: nothing can be trained on it, no adapter loaded."""
+
+
 class MissingTool(BadInput):
     """A program, port or model that this machine must provide is not there."""
 

@@ -1,7 +1,7 @@
 """The definitions in models/generators: what a model is made of, and where it lies on this machine.
 
 Parsed strictly and found without importing anything of the model's: a package is located, not imported. Nothing is
-loaded or converted here.
+loaded or converted here. Those whose model is hosted are `pipelines.endpoints`'.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from pipelines.definitions import hub_folder, read_yaml
 from pipelines.errors import BadConfig, MissingTool
 
-DEFINITION_FORM = "package and file, or path, or hub; and optionally install, precision, licence"
+DEFINITION_FORM = "package and file, or path, or hub, or endpoint; and optionally install, precision, licence"
 PRECISIONS = ("auto", "bfloat16", "float32")
 
 
@@ -63,6 +63,8 @@ def read_definition(file: Path) -> Definition:
     """Parse strictly and find the model. BadConfig shows the valid form; MissingTool names what is not there."""
     name = file.stem
     raw = read_yaml(file, folder="models/generators", key="generate.model")
+    if isinstance(raw, dict) and "endpoint" in raw:
+        raise BadConfig(f"generator {name} is an endpoint; here a model on this machine is needed")
     sources = {"package", "path", "hub"}
     allowed = sources | {"file", "install", "precision", "licence"}
     if (

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from pipelines.core.costs import Spent
 from pipelines.core.nouns import Corpus
 from pipelines.settings import Settings
 
@@ -68,8 +69,9 @@ class Embedder(Protocol):
     """Texts to unit vectors. `digest` covers weights, tokenizer, prefix, pooling, normalisation, window, precision."""
 
     name: str
-    digest: str
 
+    @property
+    def digest(self) -> str: ...
     @property
     def dim(self) -> int: ...
     @property
@@ -107,7 +109,8 @@ class Reranker(Protocol):
 class Generator(Protocol):
     """Chats to replies with a causal language model, greedy. `digest` covers weights, tokenizer, adapter, precision.
 
-    `base_digest` covers the base model's files alone; `folder` holds them, and is what training starts from.
+    `base_digest` covers the base model's files alone; `folder` holds them, and is what training starts from:
+    NotTrainable where they are not on this machine.
     """
 
     name: str
@@ -134,6 +137,19 @@ class Generator(Protocol):
     def choose(self, chats: Sequence[Messages], options: Sequence[str]) -> list[Choice]:
         """One choice per chat, in order: `reply` held to the options (distinct texts, at least one). BadConfig from a
         generator that cannot tell how likely a given text is."""
+        ...
+
+
+@runtime_checkable
+class Paid(Protocol):
+    """What a hosted `Generator` or `Embedder` can say beside: what it costs."""
+
+    def cost(self, tokens_in: int, tokens_out: int = 0) -> Spent:
+        """So many tokens at the definition's price."""
+        ...
+
+    def spent(self) -> Spent:
+        """What was asked through this object, since it was made, at the definition's price."""
         ...
 
 

@@ -11,6 +11,8 @@
 | MLFLOW_TRACKING_URI | `sqlite:///ASSAY_HOME/mlflow/mlflow.db` | MLflow |
 | ASSAY_SPARK_MASTER | `local[2]` | Spark: also `spark://HOST:PORT`, `yarn`, `k8s://URL` |
 | ASSAY_DEVICE | `cpu` (OpenVINO) | embedding: also `cuda`, `cuda:N`, or `torch-cpu` to query what a GPU embedded |
+| ASSAY_OPENAI_BASE_URL | none | where the endpoint `openai` of a definition in models/ is: https, or http on loopback |
+| ASSAY_OPENAI_API_KEY | none | the key to it; of an endpoint of another name: ASSAY_NAME_BASE_URL, ASSAY_NAME_API_KEY |
 | ASSAY_SIGNING_KEY | `ASSAY_HOME/keys/release.pem`, made on first use | private key file of releases |
 | ASSAY_AIRFLOW_PORT, ASSAY_MLFLOW_PORT, ASSAY_MILVUS_PORT, ASSAY_SPARK_PORT | 8080, 5000, 19530, 7077 | services here |
 
@@ -26,6 +28,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pipelines
 from pipelines.errors import BadConfig
@@ -52,6 +55,44 @@ def checkout() -> Path:
     """The folder that holds dvc.yaml, params.yaml and models/: the checkout, or the wheel's copy of them."""
     here = Path(pipelines.__file__).resolve().parent
     return here.parent if (here.parent / "dvc.yaml").is_file() else here / "_checkout"
+
+
+def on_loopback(url: str) -> bool:
+    """True when an address can only be this machine."""
+    return re.fullmatch(r"localhost|127(\.\d{1,3}){3}|::1", urlsplit(url).hostname or "") is not None
+
+
+def endpoint_url(name: str) -> str:
+    """Where the endpoint `name` is, without a slash at the end. BadConfig unless the variable holds https, or http on
+    loopback, without user, password or query: what is sent there is confidential, and an address goes into digests."""
+    variable = f"ASSAY_{name.upper()}_BASE_URL"
+    url = (os.environ.get(variable) or "").strip().rstrip("/")
+    if not url:
+        raise BadConfig(f"{variable} is not set; it is the base URL of endpoint {name}, e.g. https://HOST/v1")
+    form = f"{variable} must be https://HOST[:PORT]/PATH, or http on 127.0.0.1, without user, password and query"
+    try:
+        parts = urlsplit(url)
+        whole = bool(parts.hostname) and parts.port != 0
+    except ValueError as exc:
+        raise BadConfig(form) from exc
+    safe = parts.scheme == "https" or (parts.scheme == "http" and on_loopback(url))
+    if not whole or not safe or "@" in parts.netloc or parts.query or parts.fragment:
+        raise BadConfig(form)
+    return url
+
+
+def endpoint_key(name: str) -> str:
+    """The key to the endpoint `name`; read where a connection is made, and kept nowhere. BadConfig when it is not set
+    or cannot be sent in a header."""
+    variable = f"ASSAY_{name.upper()}_API_KEY"
+    key = (os.environ.get(variable) or "").strip()
+    if not key:
+        raise BadConfig(
+            f"{variable} is not set; it is the key to endpoint {name} (any word where the server asks none)"
+        )
+    if re.fullmatch(r"[\x21-\x7e]+", key) is None:
+        raise BadConfig(f"{variable} holds characters that a key cannot have")
+    return key
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pipelines import params as params_module
 from pipelines import ports
+from pipelines.errors import BadConfig, NotTrainable
 from pipelines.params import CorpusParams
-from pipelines.settings import Settings, checkout
+from pipelines.settings import Settings, checkout, endpoint_url
 from pipelines.workspace import Workspace
+
+if TYPE_CHECKING:
+    from pipelines.endpoints import HostedEmbedder
 
 
 class Wiring:
@@ -45,17 +49,31 @@ class Wiring:
         return self.embedder_at(self.params.embed.precision)
 
     def embedder_at(self, precision: str) -> ports.Embedder:
-        from pipelines.backends.openvino import load_embedder
+        from pipelines.endpoints import HostedEmbedder, read_hosted
 
         embed = self.params.embed
+        file = checkout() / "models" / "embedders" / f"{embed.model}.yaml"
+        if (hosted := read_hosted(file, HostedEmbedder)) is not None:
+            return self._hosted_embedder(hosted, file, precision)
         if self.settings.device != "cpu":
             return self._on_torch(precision)
+        from pipelines.backends.openvino import load_embedder
+
         return load_embedder(
-            checkout() / "models" / "embedders" / f"{embed.model}.yaml",
+            file,
             cache=self.settings.cache,
             precision=precision,
             batch_tokens=embed.batch_tokens,
         )
+
+    def _hosted_embedder(self, hosted: HostedEmbedder, file: Path, precision: str) -> ports.Embedder:
+        from pipelines.backends.endpoint import EndpointEmbedder
+        from pipelines.embedders import tokenizer_file
+
+        if precision != "fp32":
+            raise BadConfig(f"embed.precision is {precision!r}, but embedder {file.stem} is an endpoint: only fp32")
+        tokenizer = tokenizer_file(hosted.tokenizer, folder=file.parent).read_text(encoding="utf-8")
+        return EndpointEmbedder(hosted, name=file.stem, url=endpoint_url(hosted.endpoint), tokenizer=tokenizer)
 
     def _on_torch(self, precision: str) -> ports.Embedder:
         from pipelines.backends.torch_embedder import load_torch
@@ -78,13 +96,18 @@ class Wiring:
 
     def generator(self, adapter: Path | None = None) -> ports.Generator:
         from pipelines.backends.transformers import load_generator
+        from pipelines.endpoints import HostedGenerator, read_hosted
 
-        return load_generator(
-            checkout() / "models" / "generators" / f"{self.params.generate.model}.yaml",
-            cache=self.settings.cache,
-            adapter=adapter,
-            batch=self.params.answer.batch,
-        )
+        file = checkout() / "models" / "generators" / f"{self.params.generate.model}.yaml"
+        hosted, cache = read_hosted(file, HostedGenerator), self.settings.cache
+        if hosted is None:
+            return load_generator(file, cache=cache, adapter=adapter, batch=self.params.answer.batch)
+        if adapter is not None:
+            raise NotTrainable(f"generator {file.stem} is an endpoint: no adapter can be loaded on it")
+        from pipelines.backends.endpoint import EndpointGenerator
+
+        counter = load_generator(file.with_name(f"{hosted.tokenizer}.yaml"), cache=cache)
+        return EndpointGenerator(hosted, name=file.stem, url=endpoint_url(hosted.endpoint), counter=counter)
 
     @cached_property
     def store(self) -> ports.VectorStore:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.chunk_sets import database, parquet, part_name, read_part
+from pipelines.core.costs import Spent
 from pipelines.core.digests import combine_sets, digest_json, digest_row, digest_set
 from pipelines.core.index_choice import choose_index
 from pipelines.core.names import collection_name
@@ -27,7 +28,7 @@ from pipelines.core.nouns import Report
 from pipelines.embeddings import Plan, Rows, Texts, cache_folder
 from pipelines.errors import IntegrityError
 from pipelines.params import CorpusParams
-from pipelines.ports import Embedder, ObjectStore, Ports
+from pipelines.ports import Embedder, ObjectStore, Paid, Ports
 from pipelines.schemas import EMBEDDINGS, VECTORS
 from pipelines.workspace import Workspace
 
@@ -167,13 +168,22 @@ def whole_build(objects: ObjectStore, folder: str) -> dict[str, Any] | None:
     return facts if all(f"{folder}/{part}" in there for part in facts["parts"]) else None
 
 
-def _report(facts: dict[str, Any], *, embedded: int, seconds: float) -> Report:
+def _cost(embedder: Embedder, objects: ObjectStore, made: Sequence[str]) -> Spent | None:
+    """What a hosted embedder was paid for these parts of the cache, special tokens aside; None for one that is here."""
+    if not isinstance(embedder, Paid):
+        return None
+    return embedder.cost(sum(sum(read_part(objects, part, ("tokens",))["tokens"].to_pylist()) for part in made))
+
+
+def _report(facts: dict[str, Any], *, embedded: int, seconds: float, cost: Spent | None = None) -> Report:
     rate = {"tokens_per_second": facts["tokens"] * embedded / facts["rows"] / seconds} if embedded else {}
     measured = {"embedded": embedded, "reused": facts["rows"] - embedded, "seconds": seconds, **rate}
+    if cost is not None:
+        measured["cost"] = cost.to_json()
     said = (
         f"{embedded:,} embedded, {facts['rows'] - embedded:,} reused, {facts['rows']:,} rows in {facts['collection']}"
     )
-    return Report("embed", facts, said, measured)
+    return Report("embed", facts, said if cost is None else f"{said}; {cost}", measured)
 
 
 def _before(workspace: Workspace, objects: ObjectStore, embedder: str) -> dict[str, Any] | None:
@@ -186,8 +196,9 @@ def _before(workspace: Workspace, objects: ObjectStore, embedder: str) -> dict[s
 
 def build_on(
     spark: Any, ports: Ports, workspace: Workspace, *, chunks: dict[str, Any], folder: str, partitions: int
-) -> tuple[list[dict[str, Any]], int]:
-    """Embed and write: (part, rows, tokens, digest, dim of each part; how many texts were embedded)."""
+) -> tuple[list[dict[str, Any]], int, list[str]]:
+    """Embed and write: (part, rows, tokens, digest, dim of each part; how many texts were embedded; the parts of the
+    cache that hold them)."""
     objects, embedder, cache = ports.objects, ports.embedder.digest, ports.settings.cache
     with (
         tempfile.TemporaryDirectory(dir=cache, prefix="embed-") as temporary,
@@ -197,7 +208,7 @@ def build_on(
         plan = Plan(objects, joining, chunks=chunks, before=before, cache=cache_folder(embedder))
         made = _embed_missing(spark, plan, ports, folder=cache_folder(embedder), partitions=partitions)
         work = partial(write_rows, objects=objects, folder=folder)
-        return _each(spark, work, plan.rows(made)), plan.missing
+        return _each(spark, work, plan.rows(made)), plan.missing, made
 
 
 def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> Report:
@@ -219,7 +230,7 @@ def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> Report:
     travels = [export] if export.is_dir() else []
     name = f"assay embed {workspace.corpus}"
     with session(ports.settings.spark_master, name=name, scratch=scratch, folders=travels) as spark:
-        made, embedded = build_on(
+        made, embedded, cached = build_on(
             spark, ports, workspace, chunks=chunks, folder=folder, partitions=params.embed.partitions
         )
     facts = {
@@ -241,7 +252,8 @@ def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> Report:
         "chunks_digest": chunks["digest"],
     }
     _seal(objects, folder, facts, expected=chunks["rows"])
-    return _report(facts, embedded=embedded, seconds=time.monotonic() - started)
+    cost = _cost(embedder, objects, cached)
+    return _report(facts, embedded=embedded, seconds=time.monotonic() - started, cost=cost)
 
 
 def _seal(objects: ObjectStore, folder: str, facts: dict[str, Any], *, expected: int) -> None:

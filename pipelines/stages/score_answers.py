@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipelines import adapters, answer_records
-from pipelines.answering import prompts, replies, served_prompt
+from pipelines.answering import prompts, replies, served_prompt, spent
 from pipelines.builds import require_embedder
 from pipelines.core import costs, splits
 from pipelines.core.digests import digest_json, digest_text
@@ -212,8 +212,11 @@ def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> Report:
         "champion_unscored": unscored,
     }
     measured = {"generated": made, "currency": params.answer.prices.currency, **answer_records.costs(by_arm)}
+    said = _summary(facts, made)
+    if (cost := spent(one.generator for one in [*asked, *([champion] if champion else [])])) is not None:
+        measured["cost"], said = cost.to_json(), f"{said}; {cost}"
     run_id = answer_records.record(ports, workspace.corpus, facts=facts, measured=measured, rows=rows)
-    return Report("score_answers", facts, _summary(facts, made), {**measured, "run_id": run_id})
+    return Report("score_answers", facts, said, {**measured, "run_id": run_id})
 
 
 def _summary(facts: Json, made: int) -> str:

@@ -19,6 +19,7 @@ import yaml
 from pipelines import adapters
 from pipelines.core.digests import digest_json
 from pipelines.core.nouns import Report
+from pipelines.errors import NotTrainable
 from pipelines.locks import exclusive
 from pipelines.params import CorpusParams
 from pipelines.ports import Generator, Ports, RunLog
@@ -197,16 +198,21 @@ def _known(ports: Ports, key: str) -> dict[str, Any] | None:
 
 
 def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> Report:
-    """Facts: digest, key, base, base_digest, training_digest, steps, examples and losses; or `skipped`.
+    """Facts: digest, key, base, base_digest, training_digest, steps, examples and losses; or `skipped`, also where the
+    generator is one that cannot be trained.
 
     MissingTool and BadConfig when model or recipe are not there; BackendError when the loss diverges.
     """
     mix = workspace.receipt("mix")
     if "skipped" in mix:
         return Report("train", {"skipped": mix["skipped"]}, f"skipped: {mix['skipped']}")
+    base = ports.generator()
+    try:
+        _ = base.folder
+    except NotTrainable as exc:
+        return Report("train", {"skipped": str(exc)}, f"skipped: {exc}")
     from pipelines.backends import lora
 
-    base = ports.generator()
     recipe = lora.read_recipe(checkout() / "models" / "recipes" / f"{params.train.recipe}.yaml")
     decides = [
         base.base_digest,
