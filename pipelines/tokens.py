@@ -16,8 +16,9 @@ import numpy as np
 from pipelines.errors import BadInput
 
 
-def whole_tokenizer(file: Path, *, parallel: bool = True) -> Any:
-    """The `tokenizers.Tokenizer` of a tokenizer.json, without the truncation and padding that the file may set.
+def whole_tokenizer(source: Path | str, *, parallel: bool = True) -> Any:
+    """The `tokenizers.Tokenizer` of a tokenizer.json (a file or its text), without the truncation and padding that it
+    may set.
 
     `parallel` False keeps this process's tokenizers on one thread: a worker stands beside as many as there are cores.
     """
@@ -25,7 +26,7 @@ def whole_tokenizer(file: Path, *, parallel: bool = True) -> Any:
 
     if not parallel:
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    tokenizer = Tokenizer.from_file(str(file))
+    tokenizer = Tokenizer.from_str(source) if isinstance(source, str) else Tokenizer.from_file(str(source))
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
@@ -38,15 +39,23 @@ class TextReader:
     """
 
     def __init__(
-        self, file: Path, *, name: str, prefix: str = "", lower: bool = False, window: int, parallel: bool = True
+        self,
+        source: Path | str,
+        *,
+        name: str,
+        prefix: str = "",
+        lower: bool = False,
+        window: int,
+        parallel: bool = True,
     ) -> None:
-        """`file`: tokenizer.json; `name`: the embedder, for errors; `window`: most tokens, special ones included."""
-        self.name, self._tokenizer_file, self._parallel = name, file, parallel
+        """`source`: tokenizer.json, a file or its text; `name`: the embedder, for errors; `window`: most tokens,
+        special ones included."""
+        self.name, self._tokenizer_source, self._parallel = name, source, parallel
         self._prefix, self._lower, self._model_window = prefix, lower, window
 
     @cached_property
     def _tokenizer(self) -> Any:
-        return whole_tokenizer(self._tokenizer_file, parallel=self._parallel)
+        return whole_tokenizer(self._tokenizer_source, parallel=self._parallel)
 
     @cached_property
     def tokenizer(self) -> str:

@@ -8,7 +8,7 @@ The folder appears whole or not at all: it is written beside its place, verified
 | release.pub.pem | the public key that it verifies against |
 | index/part-*.parquet | the rows of the build, with texts and vectors |
 | adapter/ | LoRA weights and what they are bound to; absent when the release has none |
-| embedder/ | the exported embedder: model and tokenizer |
+| embedder/ | the exported embedder: model and tokenizer; absent when it is hosted |
 | reranker/ | the exported cross-encoder; absent when passages are not reranked |
 """
 
@@ -27,7 +27,7 @@ from pipelines.backends.openvino import reopen
 from pipelines.backends.releaselog import public_file, read_public_key, unseal
 from pipelines.errors import BadInput, IntegrityError
 from pipelines.exports import opened
-from pipelines.ports import Ports
+from pipelines.ports import Paid, Ports
 from pipelines.released import adapter_folder, embedder_of, reranker_of
 from pipelines.settings import Settings
 from pipelines.wiring import Wiring
@@ -59,9 +59,10 @@ def _copy_index(ports: Ports, index: Json, folder: Path) -> None:
 def _copy_models(ports: Ports, manifest: Json, folder: Path) -> None:
     """The exports of embedder and reranker, verified once more in their copies; the adapter, its digest taken again."""
     embedder = embedder_of(manifest, ports)
-    shutil.copytree(ports.settings.cache / "embedders" / embedder.digest, folder / "embedder")
-    embed = manifest["params"]["embed"]
-    reopen(str(folder / "embedder"), embedder.name, embed["precision"], embed["batch_tokens"], 1)
+    if not isinstance(embedder, Paid):
+        shutil.copytree(ports.settings.cache / "embedders" / embedder.digest, folder / "embedder")
+        embed = manifest["params"]["embed"]
+        reopen(str(folder / "embedder"), embedder.name, embed["precision"], embed["batch_tokens"], 1)
     if (reranker := reranker_of(manifest, ports)) is not None:
         shutil.copytree(ports.settings.cache / "rerankers" / reranker.digest, folder / "reranker")
         opened(folder / "reranker")

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import yaml
 
-from pipelines.actions import ask, promote
+from pipelines.actions import ask, promote, pull
 from pipelines.backends.openvino import load_embedder
 from pipelines.backends.transformers import load_generator
 from pipelines.builds import build_rows
@@ -238,6 +238,13 @@ def test_spark_embeds_through_an_endpoint(tmp_path: Path) -> None:
             [*command, "chunk", "embed"], env={**os.environ, **address}, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr[-2000:]
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in address.items():
+                patch.setenv(name, value)
+            whose = {"name": "endpoint", "digest": ports.workspace.receipt("embed")["embedder_digest"]}
+            (tmp_path / "copy").mkdir()
+            pull._copy_models(ports, {"embedder": whose, "adapter": None}, tmp_path / "copy")
+            assert not [*(tmp_path / "copy").iterdir()]  # a hosted model is not copied, and no reason to fail
     facts, measured = ports.workspace.receipt("embed"), ports.workspace.measured("embed")
     assert facts["tokens_read"] == facts["tokens"] and facts["dim"] == 384 and facts["embedder"] == "endpoint"
     assert measured["embedded"] == facts["rows"] > 0

@@ -129,6 +129,14 @@ def test_its_copy_in_another_process_holds_no_key(server: Server, embedder: Endp
     np.testing.assert_array_equal(again_.embed_batch(["tent"]), first)
 
 
+def test_a_worker_is_answered_by_the_model_of_the_digest(server: Server, embedder: EndpointEmbedder) -> None:
+    assert embedder.digest
+    copied, answer = pickle.dumps(embedder), server.answer
+    server.answer = lambda path, asked: {**answer(path, asked), "model": "served-2"}
+    with pytest.raises(BackendError, match="answered with 'served-1', and now with 'served-2'"):
+        pickle.loads(copied).embed_batch(["tent"])  # noqa: S301 -- our own, made above
+
+
 def test_its_digest_follows_what_shapes_a_vector(server: Server) -> None:
     digests = {embedder_of(server, **keys).digest for keys in ({}, {"prefix": "q "}, {"window": 11}, {"model": "f"})}
     assert len(digests) == 4 and embedder_of(server, batch=1).digest in digests

@@ -6,6 +6,8 @@ from __future__ import annotations
 import json
 import threading
 import time
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +21,9 @@ from pipelines.core.costs import Spent, total
 from pipelines.endpoints import HostedGenerator
 from pipelines.errors import BackendError, BadConfig, BadInput, NotTrainable
 from pipelines.ports import Paid
+from pipelines.stages import train
+from pipelines.workspace import Workspace
+from tests.adapter_kit import params_of
 from tests.endpoint_kit import KEY, PRICE, Misbehaviour, Server, Words, chat, chat_answer, generator, serving
 
 
@@ -101,6 +106,15 @@ def test_it_cannot_be_trained(server: Server) -> None:
     with pytest.raises(NotTrainable, match="hosted is an endpoint: nothing can be trained on it"):
         _ = generator().folder
     assert NotTrainable.exit_code == 2
+
+
+def test_training_is_skipped_with_the_reason(server: Server, tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path, "handbook")
+    workspace.write_receipt("mix", {"digest": "t" * 64, "train": 40}, {}, "")
+    report = train.run(params_of(), workspace, ports=SimpleNamespace(generator=generator))  # type: ignore[arg-type]
+    assert set(report.facts) == {"skipped"} and report.summary == f"skipped: {report.facts['skipped']}"
+    assert report.facts["skipped"].startswith("generator hosted is an endpoint: nothing can be trained on it")
+    assert not server.asked
 
 
 @pytest.mark.parametrize("failures", [[500, 503], [429, 429], [408, 409]])

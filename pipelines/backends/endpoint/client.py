@@ -50,11 +50,12 @@ class Client:
     `what` begins messages: `generator NAME`. It is used by several threads; it is not pickled.
     """
 
-    def __init__(self, endpoint: Endpoint, *, what: str, url: str) -> None:
+    def __init__(self, endpoint: Endpoint, *, what: str, url: str, model: str | None = None) -> None:
+        """`model`: the one that has answered another process, and must answer this one."""
         self._endpoint, self._what, self._url = endpoint, what, url
         self._lock = threading.Lock()
         self._tokens = (0, 0)
-        self._model: str | None = None
+        self._model = model
         upper = endpoint.endpoint.upper()
         self._variables = (f"ASSAY_{upper}_BASE_URL", f"ASSAY_{upper}_API_KEY")
 

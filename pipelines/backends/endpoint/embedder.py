@@ -17,27 +17,30 @@ from pipelines.backends.endpoint.client import Client
 from pipelines.core.costs import Spent
 from pipelines.core.digests import digest_json, digest_text
 from pipelines.endpoints import HostedEmbedder
-from pipelines.errors import BadInput, IntegrityError
+from pipelines.errors import IntegrityError
+from pipelines.tokens import TextReader
 
 _REQUEST = "1"  # part of the digest: raise it when `_ask` would ask otherwise
 
 
-class EndpointEmbedder:
+class EndpointEmbedder(TextReader):
     """A `ports.Embedder`, and `ports.Paid`. Nothing is connected to before the first digest or text.
 
-    Pickled, it is its definition, its address and its tokenizer; the key is read again from the environment of the
+    Pickled, it is its definition, address, tokenizer, and the model that its digest is of; the key is read again from the environment of the
     process that embeds, and the limits hold for each process. As for `EndpointGenerator`, the digest covers what is
     known of the weights (base URL, model asked for, model that answers), with width, window, prefix and tokenizer.
     """
 
-    def __init__(self, hosted: HostedEmbedder, *, name: str, url: str, tokenizer: str) -> None:
-        """`tokenizer` is JSON of the tokenizers library."""
-        self.name = name
+    def __init__(
+        self, hosted: HostedEmbedder, *, name: str, url: str, tokenizer: str, answers: str | None = None
+    ) -> None:
+        """`tokenizer` is the text of a tokenizer.json; `answers` the model that must answer, once that is known."""
+        super().__init__(tokenizer, name=name, prefix=hosted.prefix, window=hosted.window)
         self._hosted, self._url, self._given = hosted, url, tokenizer
-        self._client = Client(hosted, what=f"embedder {name}", url=url)
+        self._client = Client(hosted, what=f"embedder {name}", url=url, model=answers)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return reopen, (self._hosted, self.name, self._url, self._given)
+        return reopen, (self._hosted, self.name, self._url, self._given, self._client.model)
 
     @cached_property
     def digest(self) -> str:
@@ -50,31 +53,6 @@ class EndpointEmbedder:
     @property
     def dim(self) -> int:
         return self._hosted.dim
-
-    @cached_property
-    def _tokenizer(self) -> Any:
-        from tokenizers import Tokenizer
-
-        tokenizer = Tokenizer.from_str(self._given)
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
-        return tokenizer
-
-    @cached_property
-    def tokenizer(self) -> str:
-        """The tokenizer as JSON of the tokenizers library, without its truncation and padding."""
-        return str(self._tokenizer.to_str())
-
-    @cached_property
-    def _special(self) -> int:
-        return int(self._tokenizer.num_special_tokens_to_add(False))
-
-    @cached_property
-    def window(self) -> int:
-        """Most tokens of text, special tokens included; what the prefix takes is already subtracted."""
-        prefix = self._hosted.prefix
-        taken = len(self._tokenizer.encode(prefix, add_special_tokens=False).ids) if prefix else 0
-        return self._hosted.window - taken
 
     def cost(self, tokens_in: int, tokens_out: int = 0) -> Spent:
         return self._hosted.cost(tokens_in, tokens_out)
@@ -90,18 +68,11 @@ class EndpointEmbedder:
         """The vectors of `embed_batch`, and int32 (texts,): tokens of each, special ones and prefix aside, by the
         definition's tokenizer. IntegrityError when the server has read another number in all, or when a vector is not
         `dim` finite numbers."""
-        asked = [self._hosted.prefix + text for text in texts]
-        lengths = [len(item.ids) for item in self._tokenizer.encode_batch(asked)]
-        for text, length in zip(texts, lengths, strict=True):
-            if length > self._hosted.window:
-                begins = " ".join(text.split())[:40]
-                raise BadInput(f"{begins!r}... has {length} tokens; embedder {self.name} takes {self._hosted.window}")
-        size = self._hosted.batch
+        ids, read = self.read(texts)
+        asked, size = [self._hosted.prefix + text for text in texts], self._hosted.batch
         parts = [slice(start, start + size) for start in range(0, len(texts), size)]
-        made = self._client.each(lambda part: self._ask(asked[part], sum(lengths[part])), parts)
-        around = self._special + self._hosted.window - self.window
-        vectors = np.concatenate(made) if made else np.empty((0, self.dim), dtype=np.float32)
-        return vectors, np.array(lengths, dtype=np.int32) - around
+        made = self._client.each(lambda part: self._ask(asked[part], sum(map(len, ids[part]))), parts)
+        return np.concatenate(made) if made else np.empty((0, self.dim), dtype=np.float32), read
 
     def _ask(self, texts: list[str], tokens: int) -> np.ndarray:
         """One request. `tokens` are those of `texts`, special ones included."""
@@ -117,7 +88,7 @@ class EndpointEmbedder:
             raise self._client.malformed("usage.prompt_tokens is no number")
         self._client.count(read)
         self._client.answered(getattr(said, "model", None))
-        least = tokens - self._special * len(texts)
+        least = tokens - int(self._tokenizer.num_special_tokens_to_add(False)) * len(texts)
         if not least <= read <= tokens:
             raise IntegrityError(
                 f"embedder {self.name}: the server read {read} tokens of texts that have {least} to {tokens} by "
@@ -142,6 +113,6 @@ class EndpointEmbedder:
 
 
 @lru_cache(maxsize=4)
-def reopen(hosted: HostedEmbedder, name: str, url: str, tokenizer: str) -> EndpointEmbedder:
+def reopen(hosted: HostedEmbedder, name: str, url: str, tokenizer: str, answers: str | None) -> EndpointEmbedder:
     """The embedder of a definition, opened once per process."""
-    return EndpointEmbedder(hosted, name=name, url=url, tokenizer=tokenizer)
+    return EndpointEmbedder(hosted, name=name, url=url, tokenizer=tokenizer, answers=answers)
