@@ -26,9 +26,10 @@ _REQUEST = "1"  # part of the digest: raise it when `_ask` would ask otherwise
 class EndpointEmbedder(TextReader):
     """A `ports.Embedder`, and `ports.Paid`. Nothing is connected to before the first digest or text.
 
-    Pickled, it is its definition, address, tokenizer, and the model that its digest is of; the key is read again from the environment of the
-    process that embeds, and the limits hold for each process. As for `EndpointGenerator`, the digest covers what is
-    known of the weights (base URL, model asked for, model that answers), with width, window, prefix and tokenizer.
+    Pickled, it is its definition, address, tokenizer, and the model that its digest is of; the key is read again from
+    the environment of the process that embeds, and the limits hold for each process. As for `EndpointGenerator`, the
+    digest covers what is known of the weights (base URL, model asked for, model that answers), with width, window,
+    prefix and tokenizer.
     """
 
     def __init__(
