@@ -15,7 +15,9 @@ from pipelines.embedders import tokenizer_file
 from pipelines.endpoints import HostedEmbedder, HostedGenerator, read_hosted
 from pipelines.errors import AssayError, BadConfig, MissingTool
 from pipelines.generator_files import read_definition
-from pipelines.settings import checkout, endpoint_key, endpoint_url
+from pipelines.settings import Settings, checkout, endpoint_key, endpoint_url
+from pipelines.wiring import Wiring
+from tests.adapter_kit import params_of
 from tests.endpoint_kit import KEY, Misbehaviour, Server, chat, generator, serving
 
 MODELS = checkout() / "models"
@@ -150,3 +152,14 @@ def test_where_a_model_must_be_here_an_endpoint_is_refused() -> None:
         tokenizer_file("endpoint", folder=MODELS / "embedders")
     with pytest.raises(MissingTool, match=r"there is no file /nowhere/tokenizer\.json"):
         tokenizer_file("/nowhere/tokenizer.json", folder=MODELS / "embedders")
+
+
+def test_what_a_run_needs_is_said_before_anything_is_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("ASSAY_OPENAI_BASE_URL", raising=False)
+    found = Settings(tmp_path, checkout() / "params.yaml", "local[1]")
+    asked = Wiring(found, "tiny", params_of(generate={"model": "endpoint"}, embed={"model": "endpoint"}))
+    for make in (asked.generator, lambda: asked.embedder):
+        with pytest.raises(BadConfig, match="ASSAY_OPENAI_BASE_URL is not set"):
+            make()
+    with pytest.raises(BadConfig, match=r"embed\.precision is 'int8', but embedder endpoint is an endpoint: only fp32"):
+        asked.embedder_at("int8")

@@ -165,9 +165,9 @@ def test_a_build_is_whole_with_its_marker_and_all_parts(build: Any) -> None:
     [
         ("path: nowhere", MissingTool, "no modules.json in nowhere"),
         ("package: no_such_package", MissingTool, "package no-such-package is not installed"),
-        ("package: a\npath: b", BadConfig, "one of package, path or hub"),
-        ("package: a\npooling: mean", BadConfig, "one of package, path or hub"),
-        ("- a", BadConfig, "one of package, path or hub"),
+        ("package: a\npath: b", BadConfig, "one of package, path, hub or endpoint"),
+        ("package: a\npooling: mean", BadConfig, "one of package, path, hub or endpoint"),
+        ("- a", BadConfig, "one of package, path, hub or endpoint"),
         (":\n -", BadConfig, "is not readable YAML"),
     ],
 )
