@@ -166,8 +166,6 @@ class Train(Section):
 
 
 class Prices(Section):
-    input_per_million: Annotated[float, Field(ge=0)] | None = None
-    output_per_million: Annotated[float, Field(ge=0)] | None = None
     cpu_hour: Annotated[float, Field(ge=0)] | None = 0.04
     currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] = "USD"
 

@@ -1,29 +1,10 @@
-"""What an answer costs from a price table, and what hosted models were paid. No I/O; it measures nothing."""
+"""What answers cost: the CPU time that they took here, or what a hosted model is paid. No I/O; it measures nothing."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
-
-
-@dataclass(frozen=True)
-class Prices:
-    """In one currency: a million tokens in, a million tokens out, an hour of one CPU core. None: not known."""
-
-    input_per_million: float | None
-    output_per_million: float | None
-    cpu_hour: float | None
-
-
-def of_reply(prices: Prices, *, tokens_in: int, tokens_out: int, cpu_seconds: float | None) -> float | None:
-    """Price of one reply, or None when the prices it takes are not known. A reply whose CPU time was measured was
-    made here and costs that time; another was made elsewhere and costs its tokens."""
-    if cpu_seconds is not None:
-        return None if prices.cpu_hour is None else cpu_seconds / 3600 * prices.cpu_hour
-    if prices.input_per_million is None or prices.output_per_million is None:
-        return None
-    return (tokens_in * prices.input_per_million + tokens_out * prices.output_per_million) / 1e6
 
 
 @dataclass(frozen=True)
@@ -55,3 +36,11 @@ def total(parts: Iterable[Spent]) -> Spent:
         sum(part.amount or 0.0 for part in found) if alike else None,
         currencies.pop() if alike else None,
     )
+
+
+def of_reply(*, cpu_seconds: float | None, cpu_hour: float | None, paid: Spent | None, currency: str) -> float | None:
+    """Price of one reply in `currency`, or None when it is not known. A reply that was paid for costs what was paid,
+    another the CPU time that it took here."""
+    if paid is not None:
+        return paid.amount if paid.currency == currency else None
+    return None if cpu_seconds is None or cpu_hour is None else cpu_seconds / 3600 * cpu_hour

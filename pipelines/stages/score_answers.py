@@ -21,7 +21,7 @@ from pipelines.core.prompts import ARMS, PROMPTED, RETRIEVING, TUNED
 from pipelines.errors import BadInput, IntegrityError, NotFound
 from pipelines.few_shot import long_prompt
 from pipelines.params import Answer, CorpusParams, Generate, Prices, Retrieve
-from pipelines.ports import Completion, Generator, Hit, Ports
+from pipelines.ports import Completion, Generator, Hit, Paid, Ports
 from pipelines.released import adapter_folder, embedder_of, longer_of, reranker_of
 from pipelines.retrieval import search
 from pipelines.schemas import read_jsonl, write_jsonl
@@ -85,7 +85,7 @@ def _ask(asked: Asked, questions: Sequence[Json], ports: Ports, answer: Answer) 
                 "citations": scored.citations,
                 "passages": [_passage(hit) for hit in hits] if asked.arm in RETRIEVING else [],
                 "metrics": scored.metrics,
-                **_cost(completion, answer.prices),
+                **_cost(completion, asked.generator, answer.prices),
             }
         )
     return rows, made
@@ -101,12 +101,12 @@ def _passage(hit: Hit) -> dict[str, Any]:
     }
 
 
-def _cost(completion: Completion, prices: Prices) -> dict[str, Any]:
+def _cost(completion: Completion, generator: Generator, prices: Prices) -> dict[str, Any]:
     """Tokens, milliseconds, CPU-seconds and price of one reply; null where not measured or not known."""
-    table = costs.Prices(prices.input_per_million, prices.output_per_million, prices.cpu_hour)
     spent: dict[str, Any] = {"tokens_in": completion.tokens_in, "tokens_out": completion.tokens_out}
+    paid = generator.cost(**spent) if isinstance(generator, Paid) else None
     cpu = completion.cpu_seconds
-    price = costs.of_reply(table, **spent, cpu_seconds=cpu)
+    price = costs.of_reply(cpu_seconds=cpu, paid=paid, **prices.model_dump())
     return {**spent, "ms": round(completion.seconds * 1000, 1), "cpu_seconds": cpu, "cost": price}
 
 

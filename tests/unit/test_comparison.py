@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from pipelines.core import comparison
 from pipelines.core.bootstrap import quantile_interval
-from pipelines.core.costs import Prices, of_reply
+from pipelines.core.costs import Spent, of_reply
 from pipelines.core.hypothesis import FAILED, HELD, THIN, verdict
 
 NAMES = ("right", "rare", "never")
@@ -95,10 +95,12 @@ def test_the_hypothesis_needs_all_three_arms():
     assert verdict({"both - rag": {"em": diff(0.1, 0.2)}, "both - tuned": {"em": diff(0.1, 0.2)}}, "token_f1") is None
 
 
-def test_prices():
-    table = Prices(2.0, 8.0, 0.36)
-    # Made here: 10 CPU-seconds at 0.36 an hour are 0.001. Elsewhere: 500 tokens in at 2 and 100 out at 8 a million.
-    assert of_reply(table, tokens_in=500, tokens_out=100, cpu_seconds=10.0) == pytest.approx(0.001)
-    assert of_reply(table, tokens_in=500, tokens_out=100, cpu_seconds=None) == pytest.approx(0.0018)
-    assert of_reply(Prices(None, 8.0, 0.36), tokens_in=5, tokens_out=1, cpu_seconds=None) is None
-    assert of_reply(Prices(2.0, 8.0, None), tokens_in=5, tokens_out=1, cpu_seconds=1.0) is None
+def test_a_reply_costs_its_cpu_time_or_what_was_paid():
+    here = {"paid": None, "currency": "USD"}
+    assert of_reply(cpu_seconds=10.0, cpu_hour=0.36, **here) == pytest.approx(0.001)
+    assert of_reply(cpu_seconds=None, cpu_hour=0.36, **here) is None
+    assert of_reply(cpu_seconds=10.0, cpu_hour=None, **here) is None
+    paid = Spent(500, 100, 0.0018, "USD")
+    assert of_reply(cpu_seconds=None, cpu_hour=None, paid=paid, currency="USD") == 0.0018
+    assert of_reply(cpu_seconds=None, cpu_hour=0.36, paid=paid, currency="EUR") is None
+    assert of_reply(cpu_seconds=None, cpu_hour=0.36, paid=Spent(500, 100), currency="EUR") is None

@@ -83,7 +83,7 @@ def test_rows_that_say_their_split_are_taken_at_their_word():
     examples = [mixing.from_question(row, structured=False, refusal="") for row in rows]
     training, validation, dropped = mixed(params_of(generate={"reply_schema": None}), examples, rows)
     assert [row["id"] for row in training] == ["q0", "q1"] and [row["id"] for row in validation] == ["q2"]
-    assert dropped["test_question"] == 1  # q9 asks what the test asks
+    assert dropped.dropped()["test_question"] == 1  # q9 asks what the test asks
 
 
 @pytest.mark.parametrize("revision", ["2026-04-20", "2026-09-07"])

@@ -16,8 +16,8 @@ from pipelines.backends.endpoint.client import Client
 from pipelines.core.costs import Spent
 from pipelines.core.digests import digest_json
 from pipelines.endpoints import HostedGenerator
-from pipelines.errors import NotTrainable
-from pipelines.ports import Completion, Messages
+from pipelines.errors import BadConfig, NotTrainable
+from pipelines.ports import Choice, Completion, Messages
 
 _DECODING = "1"  # part of the digest: raise it when `_ask` would ask otherwise
 
@@ -62,7 +62,7 @@ class EndpointGenerator:
     def folder(self) -> Path:
         """NotTrainable: the weights are not here."""
         raise NotTrainable(
-            f"generator {self.name} is an endpoint: nothing can be trained on it; its arms are base and rag, "
+            f"generator {self.name} is an endpoint: nothing can be trained on it; its arms are base, prompt and rag, "
             "or set generate.model to a model on this machine"
         )
 
@@ -78,6 +78,13 @@ class EndpointGenerator:
         """Completions in order, asked side by side. Tokens are those that the server bills, and the local tokenizer's
         where it does not say; `seconds` is the time of the answered request, waiting and failed tries aside."""
         return self._client.each(lambda chat: self._ask(chat, max_new_tokens=max_new_tokens), chats)
+
+    def choose(self, chats: Sequence[Messages], options: Sequence[str]) -> list[Choice]:
+        """BadConfig: the API tells nothing of texts that it did not write."""
+        raise BadConfig(
+            f"generator {self.name} is an endpoint: it cannot say how likely a label is; "
+            "set generate.model to a model on this machine for generate.task: label"
+        )
 
     def cost(self, tokens_in: int, tokens_out: int = 0) -> Spent:
         return self._hosted.cost(tokens_in, tokens_out)
