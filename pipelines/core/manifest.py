@@ -33,8 +33,9 @@ def build(
 ) -> dict[str, Any]:
     """The manifest of a judged candidate. `judged` is the judge's receipt, `params` the corpus's block, `created`
     UTC in ISO form, `window` the embedder's in tokens. `prompt.longer` is all that the arm `prompt` asks with
-    (`LongPrompt.to_json`); null where another arm serves. `prompt.labels` are what a reply is chosen from."""
+    (`LongPrompt.to_json`); null where another arm serves. `prompt.labels`, if any: what a reply is chosen from."""
     index = judged["index"]
+    labels = {"labels": judged["labels"]} if judged.get("labels") else {}
     return {
         "schema": SCHEMA,
         "corpus": corpus,
@@ -63,11 +64,7 @@ def build(
         "reranker": judged["reranker"],
         "adapter": judged["adapter"],
         "base": dict(base),
-        "prompt": {
-            "digest": judged["prompt_digest"],
-            "longer": judged.get("long_prompt"),
-            "labels": judged.get("labels"),
-        },
+        "prompt": {"digest": judged["prompt_digest"], "longer": judged.get("long_prompt"), **labels},
         "params": {name: params[name] for name in SERVING},
         "arm": judged["arm"],
         "evaluation": {**evaluation, "primary": judged["primary"]},
