@@ -225,7 +225,7 @@ def test_of_a_prompt_and_an_index_that_are_equally_good_the_prompt_serves(wiring
 def test_a_release_of_the_arm_prompt_carries_its_text_and_is_another_when_its_source_changes(wiring):
     facts = decided(wiring, arms={"base": 0.1, "prompt": 0.5}, longer=LONGER)
     manifest = manifest_of(wiring, facts)
-    assert manifest["prompt"] == {"digest": facts["prompt_digest"], "labels": None, "longer": LONGER.to_json()}
+    assert manifest["prompt"] == {"digest": facts["prompt_digest"], "longer": LONGER.to_json()}
     assert longer_of(manifest) == LONGER
     given = {"index": INDEX, "train": {}, "retrieval": {}, "params": wiring.params.model_dump(mode="json")}
     assert released_already(manifest, **given, shown=LONGER.source)
