@@ -31,8 +31,8 @@ from pipelines.schemas import read_jsonl, write_jsonl
 Row = dict[str, Any]
 CORPORA = ("geography_questions", "geography_queries", "banking77")
 SPLITS = {"train": "train", "dev": "validation", "test": "test"}
-MESSAGES = 3_200
-"""Training messages of banking77, of 10,003: what 200 steps of 16 see once. 200 more are for validation."""
+MESSAGES = 1_920
+"""Training messages of banking77, of 10,003: what 120 steps of 16 see once. 200 more are for validation."""
 _QUOTED = re.compile(r"(\"[^\"]*\"|'[^']*')")
 
 
