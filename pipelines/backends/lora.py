@@ -207,10 +207,10 @@ def _losses(logs: Mapping[str, Any]) -> dict[str, float]:
     return {ours: float(logs[theirs]) for theirs, ours in names.items() if theirs in logs}
 
 
-def _model(base: Path, lora: Any, *, seed: int) -> Any:
+def fresh_model(base: Path, recipe: Mapping[str, Any], *, rank: int, seed: int) -> Any:
     """The base in float32 (autocast does the rest) with fresh LoRA weights, seeded before the first random number."""
     import torch
-    from peft import get_peft_model
+    from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, set_seed
 
     set_seed(seed)
@@ -218,6 +218,13 @@ def _model(base: Path, lora: Any, *, seed: int) -> Any:
         str(base), dtype=torch.float32, use_safetensors=True, trust_remote_code=False
     )
     model.config.use_cache = False
+    lora = LoraConfig(
+        r=rank,
+        lora_alpha=round(recipe["alpha_per_rank"] * rank),
+        lora_dropout=recipe["dropout"],
+        target_modules=recipe["target_modules"],
+        task_type="CAUSAL_LM",
+    )
     return get_peft_model(model, lora)
 
 
@@ -278,7 +285,6 @@ def train(
     `checkpoints` is a folder that belongs to exactly this training: what a killed
     run left there is gone on from. `validation` may be empty. BackendError when the loss is not a number.
     """
-    from peft import LoraConfig
     from transformers import PreTrainedTokenizerFast
     from transformers.utils import logging
 
@@ -292,15 +298,8 @@ def train(
     order = layout(
         [len(row["input_ids"]) for row in rows], batch=settings.batch, steps=settings.steps, seed=settings.seed
     )
-    lora = LoraConfig(
-        r=settings.rank,
-        lora_alpha=round(recipe["alpha_per_rank"] * settings.rank),
-        lora_dropout=recipe["dropout"],
-        target_modules=recipe["target_modules"],
-        task_type="CAUSAL_LM",
-    )
     trainer = _trainer(
-        _model(base, lora, seed=settings.seed),
+        fresh_model(base, recipe, rank=settings.rank, seed=settings.seed),
         _arguments(checkpoints, settings, recipe, evaluated=bool(held_out)),
         tokenizer,
         train_dataset=[rows[index] for index in order],

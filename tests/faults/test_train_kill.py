@@ -36,11 +36,17 @@ def main(home: str) -> None:
 
 
 def start(home: Path) -> subprocess.Popen:
-    code = "import sys; from tests.faults.test_train_kill import main; main(sys.argv[1])"
+    # Not by `-c`: there pyspark, which Great Expectations imports, believes to run its doctests, and exits.
     env = {**os.environ, "ASSAY_HOME": str(home), "PYTHONPATH": str(checkout()), "HF_HUB_OFFLINE": "1"}
     env.pop("MLFLOW_TRACKING_URI", None)
     out = (home / "out.txt").open("a")
-    return subprocess.Popen([sys.executable, "-c", code, str(home)], env=env, cwd=checkout(), stdout=out, stderr=out)
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.faults.test_train_kill", str(home)],
+        env=env,
+        cwd=checkout(),
+        stdout=out,
+        stderr=out,
+    )
 
 
 def finish(home: Path) -> dict:
@@ -89,3 +95,7 @@ def test_killed_trainings_end_with_the_same_adapter(tmp_path):
     (finished,) = (run for run in found if run.info.status == "FINISHED")
     steps = [m.step for m in client.get_metric_history(finished.info.run_id, "loss")]
     assert sorted(steps) == list(range(1, STEPS + 1))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -136,7 +136,9 @@ def test_a_model_or_a_java_that_is_not_there_is_named_and_the_stage_leaves_nothi
     for name in ("fetch", "check", "snapshot"):
         command.stage(name)
     command.change(embed={"model": "nowhere"})
-    assert "there is no models/embedders/nowhere.yaml; known: minilm" in command.refused("stage", "demo", "chunk")
+    assert "there is no models/embedders/nowhere.yaml; known: endpoint, minilm" in command.refused(
+        "stage", "demo", "chunk"
+    )
     assert not (command.workspace / "receipts" / "chunk.json").exists()
     command.change(embed={"model": "minilm"})
     assert command.stage("chunk")["changed"]
@@ -150,5 +152,7 @@ def test_a_model_or_a_java_that_is_not_there_is_named_and_the_stage_leaves_nothi
     command.change(source={"documents": str(command.landing), "questions": str(gold)})
     for name in ("fetch", "check", "snapshot"):
         command.stage(name)
-    assert "there is no models/generators/nowhere.yaml; known: smollm2" in command.refused("stage", "demo", "mix")
+    assert "there is no models/generators/nowhere.yaml; known: endpoint, smollm2" in command.refused(
+        "stage", "demo", "mix"
+    )
     assert not (command.workspace / "receipts" / "mix.json").exists()

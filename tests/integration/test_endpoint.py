@@ -173,7 +173,7 @@ def test_nothing_is_trained_and_the_arms_without_an_adapter_are_scored(scored: d
     why = scored["train"].facts["skipped"]
     assert why.startswith("generator served is an endpoint: nothing can be trained on it")
     answers = scored["score_answers"]
-    assert set(answers.facts["arms"]) == {"base", "rag"} and answers.facts["questions"] == 3
+    assert set(answers.facts["arms"]) == {"base", "prompt", "rag"} and answers.facts["questions"] == 3
     assert answers.facts["missing"] == {"tuned": f"no adapter: {why}", "both": f"no adapter: {why}"}
     assert answers.facts["adapter"] is None and answers.facts["base"] == "served"
 
