@@ -32,10 +32,10 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist worksteal
 
 fast: setup
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist worksteal
 integration: setup
 	$(BIN)/pytest -m integration
 faults: setup

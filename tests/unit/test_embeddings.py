@@ -101,7 +101,7 @@ CORPORA = st.dictionaries(st.sampled_from([f"{n}.md" for n in range(6)]), TEXTS,
 
 
 @given(st.lists(CORPORA, min_size=1, max_size=4), st.sampled_from([2, 4_096]), st.booleans())
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 def test_after_any_edits_a_build_is_the_corpus_and_only_new_texts_are_embedded(
     corpora: list[Corpus], rows_per_part: int, keep: bool
 ) -> None:

@@ -187,7 +187,7 @@ EDITS = st.dictionaries(
 
 
 @given(st.lists(EDITS, min_size=1, max_size=2), st.sampled_from([3, 4_096]))
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=3, deadline=None)
 def test_after_any_edits_the_set_equals_a_cut_from_scratch(edits: list[dict[str, str | None]], rows: int) -> None:
     """Same digest, same files, and exactly the corpus's documents, however many parts the set before had."""
     with tempfile.TemporaryDirectory() as temporary, pytest.MonkeyPatch.context() as patch:
