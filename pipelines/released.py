@@ -56,7 +56,7 @@ def adapter_folder(manifest: Manifest, ports: Ports) -> Path:
 def longer_of(manifest: Manifest) -> LongPrompt | None:
     """The instructions and examples that the arm `prompt` was judged with; None where another arm serves.
     IntegrityError when they are not those of the digest beside them."""
-    found = manifest.get("prompt", {}).get("longer")
+    found = manifest["prompt"].get("longer")
     try:
         return LongPrompt.of(found) if found else None
     except ValueError as exc:

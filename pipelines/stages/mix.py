@@ -160,8 +160,9 @@ def compose(
     kept = _kept(params, examples, tested, index, schema=schema, account=account)
     pool = mixing.quotes(e for e in kept if splits.split_of(e, **how) == splits.TRAIN)
     rows: dict[str, list[Row]] = {splits.TRAIN: [], splits.VALIDATION: []}
+    style = _style(params)
     for example in kept:
-        messages = mixing.as_chat(example, pool, style=_style(params))
+        messages = mixing.as_chat(example, pool, style=style)
         tokens = count(messages)
         # Passages may hold together what none of them does.
         overlap = index.worst(mixing.spoken(messages), share=params.mix.contamination.share, secret=True)

@@ -70,6 +70,7 @@ def test_a_release_on_s3_is_appended_once_read_verified_and_pulled(requests: Req
     params = {name: getattr(wiring.params, name).model_dump(mode="json") for name in ("embed", "retrieve")}
     manifest: dict[str, Any] = {
         "corpus": release_kit.CORPUS, "generation": 1, "arm": "rag", "index": facts, "adapter": None, "params": params,
+            "prompt": {"digest": "0" * 64},
         "embedder": {"name": wiring.embedder.name, "digest": wiring.embedder.digest},
     }  # fmt: skip
     log = SignedReleaseLog(wiring.objects, key_file=settings.signing_key)
