@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import io
 import json
-import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +15,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.backends.milvus import MilvusStore
 from pipelines.builds import held
 from pipelines.core.digests import digest_row, digest_set
 from pipelines.errors import BackendError, IntegrityError
 from pipelines.schemas import VECTORS
 from tests.index_kit import Ports, params_of, ports_of, run_stage
-from tests.milvus_kit import Server, real_server, running
+from tests.milvus_kit import Server, real_server, relayed, running
 
 pytestmark = pytest.mark.faults
 
 NAME = "b_tiny_00112233445566ff"
 PARTS, ROWS, DIM = 4, 2_000, 32
+HALF = PARTS * ROWS * DIM * 4 // 2  # bytes: half of what the vectors alone weigh, so more than half is to come
 
 
 def build_in(ports: Ports) -> dict[str, Any]:
@@ -52,45 +50,26 @@ def build_in(ports: Ports) -> dict[str, Any]:
     return facts
 
 
-def rows_of(uri: str) -> int:
-    """Rows that the server holds, 0 before there is a collection; asked by a client of its own."""
-    store = MilvusStore(uri)
-    try:
-        return store.load(NAME, [], dim=DIM) if store._exists(NAME) else 0
-    except BackendError:
-        return 0  # between its creation and its index
-    finally:
-        store.close()
-
-
 def test_a_server_killed_while_it_is_loaded_ends_with_the_whole_build(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server: Server = real_server(tmp_path)
-    seen: list[int] = []
 
     def kill_and_start_again() -> None:
-        while not seen or not seen[-1]:
-            seen.append(rows_of(server.uri))
-            time.sleep(0.02)
         server.kill()
         server.start()
 
     ports = ports_of(tmp_path / "home", params_of())
     facts = build_in(ports)
-    monkeypatch.setenv("ASSAY_MILVUS_URI", server.uri)
-    with running(server):
-        killer = threading.Thread(target=kill_and_start_again, daemon=True)
-        killer.start()
+    with running(server), relayed(server, HALF, kill_and_start_again) as relay:
+        monkeypatch.setenv("ASSAY_MILVUS_URI", relay.uri)
         try:
             run_stage(ports, "index")
         except (BackendError, IntegrityError) as exc:  # the client had no patience left: as an orchestrator, try again
             said = str(exc)
-            assert NAME in said or "Spark" in said or server.uri in said
+            assert NAME in said or "Spark" in said or relay.uri in said
             assert f"builds/{NAME}/seal.json" not in ports.objects.list("builds")
-        killer.join(timeout=120)
-        assert not killer.is_alive()
-        assert 0 < seen[-1] < facts["rows"], "it was not killed in the middle"
+        assert relay.fired.wait(timeout=120), "it was not killed"
         ports.store.close()
         run_stage(ports, "index")
         assert held(ports.store, NAME) == (facts["rows"], facts["digest"])

@@ -27,9 +27,9 @@ from infra.spark_cluster import SparkCluster, running
 from pipelines.backends.spark import session
 from pipelines.builds import held
 from pipelines.settings import Settings, checkout
-from tests.faults.test_milvus_kill import build_in, rows_of
+from tests.faults.test_milvus_kill import HALF, build_in
 from tests.index_kit import Ports, documents_of, exports, params_of, ports_of, rules, run_stage, write_corpus
-from tests.milvus_kit import lite_server
+from tests.milvus_kit import lite_server, relayed
 from tests.milvus_kit import running as milvus_running
 
 pytestmark = pytest.mark.faults
@@ -147,25 +147,14 @@ def test_an_executor_killed_in_the_middle_of_index_changes_nothing(
     cluster: SparkCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Four parts of 2,000 rows into a milvus-lite server, from two executors of which one dies."""
-    server, said = lite_server(tmp_path), []
+    server = lite_server(tmp_path)
     ports = ports_of(tmp_path / "home", PARAMS)
     ports.settings = replace(ports.settings, spark_master=cluster.url)
     facts = build_in(ports)
-    monkeypatch.setenv("ASSAY_MILVUS_URI", server.uri)
-
-    def kill_when_rows_arrive() -> None:
-        deadline = time.monotonic() + 240
-        while (held_now := rows_of(server.uri)) == 0 and time.monotonic() < deadline:
-            time.sleep(0.02)
-        cluster.executors()[0].send_signal(signal.SIGKILL)
-        said.append(held_now)
-
-    with milvus_running(server):
-        killer = threading.Thread(target=kill_when_rows_arrive)
-        killer.start()
+    with milvus_running(server), relayed(server, HALF, lambda: cluster.executors()[0].kill()) as relay:
+        monkeypatch.setenv("ASSAY_MILVUS_URI", relay.uri)
         report = run_stage(ports, "index")
-        killer.join()
-        assert 0 < said[0] < facts["rows"]  # it was in the middle
+        assert relay.fired.is_set()  # it was in the middle
         assert report.measured["loads"] == 1  # the tasks were taken again, not the load
         assert held(ports.store, facts["collection"]) == (facts["rows"], facts["digest"])
         ports.store.close()
