@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -38,10 +39,14 @@ def make(
         folder.mkdir()
         command = [sys.executable, "-m", module, *arguments, str(folder)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode < 0:  # a crash in native code (seen once in hundreds of int8 exports) or a kill: once more
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             last = (done.stderr.strip().splitlines() or ["no message"])[-1]
             if "No space left on device" in done.stderr:
                 raise BadInput(f"no space left in {destination.parent}; free some, or set ASSAY_HOME")
+            if done.returncode < 0:
+                last = f"its process was ended twice by {signal.Signals(-done.returncode).name}; is there memory left?"
             raise BackendError(f"{what}: export failed: {last[:300]}")
         whole = {**facts, "files": {name: sha256_file(folder / name) for name in files}}
         (folder / FACTS).write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
