@@ -1,30 +1,22 @@
 """Train the LoRA adapter, seal it in the object store, and track it in MLflow while it is made.
 
-A training is known by the digest of all that decides its result; its record `training-runs/DIGEST.json` is written
-after the adapter is sealed. A killed training goes on from its checkpoints below the cache; one with a record is not
-done again. When mix made no training set, the receipt passes on why.
+`pipelines.training` trains, and knows what was trained before. Where mix made no training set, the receipt says why.
 """
 
 from __future__ import annotations
 
-import json
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import yaml
 
-from pipelines import adapters
-from pipelines.core.digests import digest_json
+from pipelines import adapters, training
 from pipelines.core.nouns import Report
 from pipelines.errors import NotTrainable
-from pipelines.locks import exclusive
 from pipelines.params import CorpusParams
-from pipelines.ports import Generator, Ports, RunLog
+from pipelines.ports import Ports, RunLog
 from pipelines.schemas import read_jsonl
-from pipelines.settings import checkout
 from pipelines.workspace import Workspace
 
 Record = Mapping[str, Any]
@@ -64,39 +56,6 @@ class _Progress:
         done = step - self._began[1]
         eta = f", eta {(now - self._began[0]) / done * (self._steps - step):.0f} s" if done else ""
         print(f"train: step {step} of {self._steps}, loss {values['loss']:.3f}{eta}", flush=True)
-
-
-def _train(
-    params: CorpusParams, ports: Ports, base: Generator, *, mixed: Record, recipe: Record, key: str, log: RunLog
-) -> dict[str, Any]:
-    """Train, seal, record. Returns the record."""
-    from pipelines.backends import lora
-
-    folder = ports.settings.cache / "training-runs" / key
-    numbers = params.train.model_dump(exclude={"recipe", "max_tokens"})
-    done = lora.train(
-        base.folder,
-        folder / "adapter",
-        base_name=base.name,
-        training=[row["messages"] for row in mixed["train"]],
-        validation=[row["messages"] for row in mixed["validation"]],
-        recipe=recipe,
-        settings=lora.Settings(**numbers),
-        checkpoints=folder / "checkpoints",
-        on_log=_Progress(params.train.steps, lambda step, values: log.metrics(values, step=step)),
-    )
-    bound = {
-        "base": base.name,
-        "base_digest": base.base_digest,
-        "training_digest": mixed["digest"],
-        "recipe": {"name": params.train.recipe, **recipe},
-        "train": numbers,
-    }
-    digest = adapters.bind(done.folder, bound)
-    stored = adapters.seal(ports.objects, done.folder)
-    record = {"digest": digest, "key": stored, "history": done.history, "seconds": round(done.seconds, 1)}
-    ports.objects.put(f"training-runs/{key}.json", (json.dumps(record) + "\n").encode())
-    return record
 
 
 def _losses(history: Sequence[Record]) -> dict[str, float]:
@@ -187,16 +146,6 @@ def _track(
     )
 
 
-def _known(ports: Ports, key: str) -> dict[str, Any] | None:
-    """The record of a training that was done before and whose adapter is still sealed."""
-    try:
-        record: dict[str, Any] = json.loads(ports.objects.get(f"training-runs/{key}.json"))
-        ports.objects.get(f"{record['key']}/sealed.json")
-    except KeyError:
-        return None
-    return record
-
-
 def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> Report:
     """Facts: digest, key, base, base_digest, training_digest, steps, examples and losses; or `skipped`, also where the
     generator is one that cannot be trained.
@@ -211,26 +160,17 @@ def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> Report:
         _ = base.folder
     except NotTrainable as exc:
         return Report("train", {"skipped": str(exc)}, f"skipped: {exc}")
-    from pipelines.backends import lora
-
-    recipe = lora.read_recipe(checkout() / "models" / "recipes" / f"{params.train.recipe}.yaml")
-    decides = [
-        base.base_digest,
-        mix["digest"],
-        recipe,
-        params.train.model_dump(exclude={"max_tokens"}),
-        lora.libraries(),
-        _code(workspace),
-    ]
-    key = digest_json(decides)[:32]
+    plan = training.planned(params.train, base, mix["digest"], code=_code(workspace))
     parts = {name: list(read_jsonl(workspace.training / f"{name}.jsonl")) for name in ("train", "validation")}
-    mixed = {**parts, "digest": mix["digest"]}
-    tags = {"assay.key": f"train:{key}", "assay.stage": "train", "assay.training": mix["digest"]}
-    alone = exclusive(ports.settings.cache / "locks" / f"train-{key}", patience=7200, what="this training")
-    with alone, ports.registry.run(workspace.corpus, "train", tags=tags) as log:
-        record = _known(ports, key)
+    tags = {"assay.key": f"train:{plan.key}", "assay.stage": "train", "assay.training": mix["digest"]}
+    with (
+        training.alone(ports.settings, plan),
+        ports.registry.run(workspace.corpus, "train", tags=tags) as log,
+    ):
+        record = training.known(ports.objects, plan)
         if record is None:
-            record = _train(params, ports, base, mixed=mixed, recipe=recipe, key=key, log=log)
+            progress = _Progress(params.train.steps, lambda step, values: log.metrics(values, step=step))
+            record = training.train(plan, base, ports, **parts, on_log=progress)
         else:
             for entry in record["history"]:
                 log.metrics({n: v for n, v in entry.items() if n != "step"}, step=int(entry["step"]))
@@ -245,6 +185,6 @@ def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> Report:
             **_losses(record["history"]),
         }
         version = _track(params, workspace, ports, log, facts=facts, record=record)
-        shutil.rmtree(Path(ports.settings.cache) / "training-runs" / key, ignore_errors=True)
+        training.tidy(ports.settings, plan)
     summary = f"adapter {facts['digest'][:12]}, loss {facts['loss_first']:.2f} to {facts['loss_last']:.2f}"
     return Report("train", facts, summary, {"run_id": log.run_id, "version": version, "seconds": record["seconds"]})

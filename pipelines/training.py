@@ -1,0 +1,118 @@
+"""One training of an adapter: planned, done at most once, sealed in the object store. It tracks and judges nothing.
+
+A training is known by the digest of all that decides its result; its record `training-runs/DIGEST.json` is written
+after the adapter is sealed. A killed training goes on from its checkpoints below the cache; one with a record is not
+done again.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipelines import adapters
+from pipelines.core.digests import digest_json
+from pipelines.locks import exclusive
+from pipelines.params import Train
+from pipelines.ports import Generator, ObjectStore, Ports
+from pipelines.settings import Settings, checkout
+
+Row = Mapping[str, Any]
+OnLog = Callable[[int, Mapping[str, float]], None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What decides the weights. `numbers` are the params of `train`, `code` a digest of the code that trains,
+    `libraries` the versions of what it trains with."""
+
+    base_digest: str
+    training_digest: str
+    recipe_name: str
+    recipe: Mapping[str, Any]
+    numbers: Mapping[str, Any]
+    libraries: Mapping[str, str]
+    code: str
+
+    @property
+    def key(self) -> str:
+        """32 hex digits over all of it."""
+        decides = [self.base_digest, self.training_digest, self.recipe, {"recipe": self.recipe_name, **self.numbers}]
+        return digest_json([*decides, self.libraries, self.code])[:32]
+
+
+def planned(params: Train, base: Generator, training_digest: str, *, code: str) -> Plan:
+    """BadConfig when the recipe is not there or not valid."""
+    from pipelines.backends import lora
+
+    return Plan(
+        base_digest=base.base_digest,
+        training_digest=training_digest,
+        recipe_name=params.recipe,
+        recipe=lora.read_recipe(checkout() / "models" / "recipes" / f"{params.recipe}.yaml"),
+        numbers=params.model_dump(exclude={"recipe", "max_tokens"}),
+        libraries=lora.libraries(),
+        code=code,
+    )
+
+
+def alone(settings: Settings, plan: Plan) -> AbstractContextManager[Any]:
+    """The right to do this training: another process that wants it waits."""
+    return exclusive(settings.cache / "locks" / f"train-{plan.key}", patience=7200, what="this training")
+
+
+def known(objects: ObjectStore, plan: Plan) -> dict[str, Any] | None:
+    """The record of a training that was done before and whose adapter is still sealed."""
+    try:
+        record: dict[str, Any] = json.loads(objects.get(f"training-runs/{plan.key}.json"))
+        objects.get(f"{record['key']}/sealed.json")
+    except KeyError:
+        return None
+    return record
+
+
+def _folder(settings: Settings, plan: Plan) -> Path:
+    return settings.cache / "training-runs" / plan.key
+
+
+def train(
+    plan: Plan, base: Generator, ports: Ports, *, train: Sequence[Row], validation: Sequence[Row], on_log: OnLog
+) -> dict[str, Any]:
+    """Train on the `messages` of the rows, seal, record. Returns the record: digest and key of the adapter, history of
+    losses, seconds. BackendError when the loss diverges."""
+    from pipelines.backends import lora
+
+    folder = _folder(ports.settings, plan)
+    done = lora.train(
+        base.folder,
+        folder / "adapter",
+        base_name=base.name,
+        training=[row["messages"] for row in train],
+        validation=[row["messages"] for row in validation],
+        recipe=plan.recipe,
+        settings=lora.Settings(**plan.numbers),
+        checkpoints=folder / "checkpoints",
+        on_log=on_log,
+    )
+    bound = {
+        "base": base.name,
+        "base_digest": plan.base_digest,
+        "training_digest": plan.training_digest,
+        "recipe": {"name": plan.recipe_name, **plan.recipe},
+        "train": plan.numbers,
+    }
+    digest = adapters.bind(done.folder, bound)
+    stored = adapters.seal(ports.objects, done.folder)
+    record = {"digest": digest, "key": stored, "history": done.history, "seconds": round(done.seconds, 1)}
+    ports.objects.put(f"training-runs/{plan.key}.json", (json.dumps(record) + "\n").encode())
+    return record
+
+
+def tidy(settings: Settings, plan: Plan) -> None:
+    """Remove what a training that has a record left below the cache."""
+    shutil.rmtree(_folder(settings, plan), ignore_errors=True)
