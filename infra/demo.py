@@ -28,7 +28,8 @@ from pipelines.actions.views import candidate_report, comparison, release_list
 from pipelines.backends.spark import check_java
 from pipelines.errors import AssayError, BackendError
 from pipelines.settings import Settings
-from pipelines.show import show_answer, show_comparison, show_releases, show_verdict
+from pipelines.show import show_answer, show_releases, show_verdict
+from pipelines.show_arms import show_comparison
 
 CORPUS = "handbook"
 QUESTION = "What is our refund policy?"
@@ -183,7 +184,7 @@ def demo(settings: Settings) -> None:
             if fresh and release_list(settings, CORPUS)["releases"]:
                 _ask(settings, console)
         console.rule("what there is now")
-        show_comparison(comparison(settings, CORPUS), console=console)
+        show_comparison(comparison(settings, CORPUS), console=console, brief=True)
         listed = release_list(settings, CORPUS)
         show_releases(listed, console=console)
         if not listed["releases"]:

@@ -126,16 +126,37 @@ def ask(
 
 @app.command()
 def compare(name: Name, as_json: AsJson = False) -> None:
-    """The arms side by side on the same questions, with intervals and n."""
+    """The arms side by side on the same questions, and what that recommends; a page of it, and an MLflow run."""
+    from pipelines.actions.compare import log_once, page_of
     from pipelines.actions.views import comparison
 
-    result = comparison(Settings.from_env(), name)
-    if as_json:
-        _emit(result)
-    else:
-        from pipelines.show import show_comparison
+    settings = Settings.from_env()
+    result = comparison(settings, name)
+    if not as_json:
+        from pipelines.show_arms import show_comparison
 
         show_comparison(result)
+    if result["arms"]:
+        page = page_of(settings, result)
+        log_once(settings, result, page)
+        print(f"The whole comparison: {page}", file=sys.stderr)
+    if as_json:
+        _emit(result)
+
+
+@app.command()
+def measure(
+    name: Name,
+    what: Annotated[
+        list[str] | None, typer.Argument(help="freshness, learning, extraction; all by default.", show_default=False)
+    ] = None,
+) -> None:
+    """The long measurements behind the comparison: freshness, data needed, what the weights give away."""
+    from pipelines.actions.measure import measure_corpus
+
+    for line in measure_corpus(Settings.from_env(), name, what or ()):
+        print(line, flush=True)
+    print(f"{name}: see them by: assay compare {name}")
 
 
 @app.command()

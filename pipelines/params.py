@@ -177,6 +177,11 @@ class Answer(Section):
     prices: Prices = Prices()
 
 
+class Compare(Section):
+    traffic: tuple[Count, ...] = (1_000, 100_000, 10_000_000)
+    refreshes: Annotated[float, Field(ge=0)] = 4
+
+
 class Judge(Section):
     confidence: Annotated[float, Field(gt=0.5, lt=1)]
     resamples: Annotated[int, Field(ge=100)]
@@ -209,6 +214,7 @@ class CorpusParams(Section):
     generate: Generate
     train: Train
     answer: Answer
+    compare: Compare = Compare()
     judge: Judge
     promote: Promote
 

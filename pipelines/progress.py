@@ -18,7 +18,8 @@ from pipelines import graph
 from pipelines.errors import NotFound
 from pipelines.runner import Outcome, run_node
 from pipelines.settings import Settings
-from pipelines.show import show_comparison, show_releases, show_verdict, terminal
+from pipelines.show import show_releases, show_verdict, terminal
+from pipelines.show_arms import show_comparison
 
 
 @contextmanager
@@ -42,7 +43,7 @@ def _show_results(settings: Settings, corpus: str, console: Console) -> None:
 
     try:
         report = candidate_report(settings, corpus)
-        show_comparison(comparison(settings, corpus), console)
+        show_comparison(comparison(settings, corpus), console, brief=True)
         show_verdict(report["verdict"], console)
         if report.get("html"):
             console.print(Text(f"Full report: {report['html']}", style="dim"))

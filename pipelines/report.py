@@ -20,7 +20,7 @@ _NOT_PLOTTED = ("latency_p99", "tokens_in", "tokens_out")
 
 
 @lru_cache
-def _templates() -> Any:
+def templates() -> Any:
     import jinja2
 
     environment = jinja2.Environment(
@@ -40,7 +40,7 @@ def describe(manifest: Json) -> str:
     scored = manifest["evaluation"]["arms"]
     arms = {arm: scored[arm] for arm in ARMS if arm in scored}
     text: str = (
-        _templates()
+        templates()
         .get_template("release.md.j2")
         .render(m=manifest, arms=arms, names=list(arm_columns(arms)), power_note=POWER_NOTE)
     )
@@ -55,7 +55,7 @@ def render(report: Json, comparison: Json, releases: Json) -> str:
     plotted = [name for name in headings if name not in _NOT_PLOTTED]
     differences = {pair: d[primary] for pair, d in comparison["differences"].items() if primary in d}
     page: str = (
-        _templates()
+        templates()
         .get_template("report.html.j2")
         .render(
             corpus=report["corpus"],
@@ -72,6 +72,7 @@ def render(report: Json, comparison: Json, releases: Json) -> str:
             primary=comparison["primary"],
             differences=differences,
             hypothesis=comparison.get("hypothesis"),
+            recommendation=comparison.get("recommendation"),
             release=releases["releases"][0] if releases["releases"] else None,
             releases=releases["releases"],
         )

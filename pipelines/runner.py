@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import time
 from dataclasses import dataclass
 
 import yaml
@@ -88,6 +89,23 @@ def execute(settings: Settings, corpus: str, name: str) -> str:
     block = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
     wiring = Wiring(settings, corpus, CorpusParams.model_validate(block))
     stage = importlib.import_module(f"pipelines.stages.{name}")
+    began = time.monotonic()
     report = stage.run(wiring.params, wiring.workspace, ports=wiring)
-    wiring.workspace.write_receipt(name, report.facts, report.measured, report.summary)
+    spent = {"wall_seconds": round(time.monotonic() - began, 2), "cpu_seconds": round(_cpu_seconds(), 2)}
+    wiring.workspace.write_receipt(name, report.facts, {**report.measured, **spent}, report.summary)
     return str(report.summary)
+
+
+def _cpu_seconds() -> float:
+    """Of this process and all that it started: those still running (Spark's JVM with its workers) and those gone."""
+    import psutil
+
+    me = psutil.Process()
+    total = 0.0
+    for process in (me, *me.children(recursive=True)):
+        try:
+            times = process.cpu_times()
+        except psutil.Error:  # ended meanwhile
+            continue
+        total += times.user + times.system + times.children_user + times.children_system
+    return total

@@ -14,8 +14,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pipelines.core.hypothesis import PAIRS
-
 Json = Mapping[str, Any]
 ANSWER_COLUMNS = {
     "execution_accuracy": "execution",
@@ -45,14 +43,12 @@ POWER_NOTE = (
     "finds: the smallest true difference that this many questions find four times in five; "
     "in brackets: how many the check wants, where these are fewer"
 )
-_COSTS = ("latency_p50", "latency_p99", "tokens_in", "tokens_out", "cost_per_1000")
+COSTS = ("latency_p50", "latency_p99", "tokens_in", "tokens_out", "cost_per_1000")
 """The terminal shows no interval."""
-_LESS = ("hallucination", *_COSTS)
+_LESS = ("hallucination", *COSTS)
 """Less is better."""
 _NEITHER = ("refused",)
 """Neither more nor less is better."""
-_DIFFERENCES = ("format_valid", "execution_accuracy", "citation_precision", "hallucination")
-"""Shown beside the primary metric in the table of differences; the first three that there are."""
 
 
 def terminal() -> Console:
@@ -63,7 +59,7 @@ def terminal() -> Console:
     return console
 
 
-def _table(*columns: str, right: int = 0) -> Table:
+def new_table(*columns: str, right: int = 0) -> Table:
     """Columns from number `right` on are right-aligned when it is positive."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for number, name in enumerate(columns):
@@ -81,7 +77,7 @@ def number(value: float | None) -> str:
     return f"{value:.3f}" if size < 10 else f"{value:.1f}" if size < 100 else f"{value:,.0f}"
 
 
-def _short(value: float) -> str:
+def short(value: float) -> str:
     """Two decimals below ten, no leading zero, no decimals of a whole number: many stand side by side."""
     if abs(value) >= 10:
         return number(value)
@@ -89,7 +85,7 @@ def _short(value: float) -> str:
     return text.replace("0.", ".", 1) if abs(value) < 1 else text
 
 
-def _print(console: Console, title: str, table: Table) -> None:
+def print_table(console: Console, title: str, table: Table) -> None:
     """The title on a line of its own: rich would wrap it to the table's width."""
     console.print(Text(title, style="bold"))
     console.print(table)
@@ -101,18 +97,7 @@ def _metric(metric: Json | None, *, best: bool = False) -> Text:
         return Text("–", style="dim")
     text = Text(number(metric["value"]), style="bold green" if best else "")
     if metric.get("low") is not None:
-        text.append(f"\n{_short(metric['low'])}–{_short(metric['high'])}", style="dim not bold")
-    return text
-
-
-def _beside(metric: Json | None, *, best: bool, interval: bool) -> Text:
-    """The value, its interval beside it: no zero before a decimal point, for five arms stand in a row."""
-    if metric is None:
-        return Text("–", style="dim")
-    text = Text(number(metric["value"]), style="bold green" if best else "")
-    if interval and metric["low"] is not None:
-        text = Text(number(metric["value"]).removeprefix("0"), style=text.style)
-        text.append(f" {_short(metric['low'])}–{_short(metric['high'])}", style="dim not bold")
+        text.append(f"\n{short(metric['low'])}–{short(metric['high'])}", style="dim not bold")
     return text
 
 
@@ -132,56 +117,6 @@ def arm_columns(arms: Json, *, first: str = "") -> dict[str, str]:
     return {metric: ANSWER_COLUMNS.get(metric, metric) for metric in order if metric in present}
 
 
-def show_comparison(result: Json, console: Console | None = None) -> None:
-    """A row per metric, a column per arm; the best value in bold, its interval beside it. Below it the differences
-    of every two arms, and whether both together beat either alone. At most 100 columns wide."""
-    console = console or terminal()
-    if result.get("skipped"):
-        console.print(Text(f"{result['corpus']}: no arms to compare: {result['skipped']}"))
-        return
-    arms, primary = result["arms"], result["primary"].partition(".")[2]
-    table = _table("", *(f"{arm} ●" if arm == result.get("arm") else arm for arm in arms), "n", right=1)
-    for name, heading in arm_columns(arms, first=primary).items():
-        best, seen = best_arm(arms, name), [found[name]["n"] for found in arms.values() if name in found]
-        spans = name not in _COSTS
-        cells = [_beside(found.get(name), best=best == arm, interval=spans) for arm, found in arms.items()]
-        counted = str(max(seen)) if min(seen) == max(seen) else f"{min(seen)}–{max(seen)}"
-        table.add_row(Text(heading, style="bold" if name == primary else ""), *cells, Text(counted, style="dim"))
-    _print(console, f"{result['corpus']}: arms on the same {result['questions']} questions (95 % interval)", table)
-    notes = [f"● would serve: best on {result['primary']}"] if result.get("arm") else []
-    notes += [f"cost in {result['currency']}, generation alone"] if result.get("currency") else []
-    if notes:
-        console.print(Text("   ".join(notes), style="dim"))
-    _differences(result, primary, console)
-
-
-def _signed(metric: Json | None) -> Text:
-    """A difference with its interval, in bold when that excludes zero."""
-    if metric is None:
-        return Text("–", style="dim")
-    decided = metric["low"] > 0 or metric["high"] < 0
-    low, high = (f"{'+' if metric[end] > 0 else ''}{_short(metric[end])}" for end in ("low", "high"))
-    value = f"{metric['value']:+.3f}".replace("0.", ".", 1)
-    return Text(f"{value} [{low}, {high}]", style="bold" if decided else "")
-
-
-def _differences(result: Json, primary: str, console: Console) -> None:
-    found = result.get("differences") or {}
-    present = {name for metrics in found.values() for name in metrics}
-    shown = [name for name in dict.fromkeys((primary, *_DIFFERENCES)) if name in present][:4]
-    if shown:
-        table = _table("", *(ANSWER_COLUMNS.get(name, name) for name in shown), right=1)
-        for pair, metrics in found.items():
-            table.add_row(pair, *(_signed(metrics.get(name)) for name in shown))
-        _print(console, "Paired differences on the same questions (95 % interval; bold: zero lies outside)", table)
-    claim = result.get("hypothesis")
-    if claim:
-        said = {"held": "bold green", "did not hold": "bold red"}.get(claim["verdict"], "bold yellow")
-        parts = "   ".join(f"{pair} {_signed(claim[pair])}" for pair in PAIRS)
-        claimed = f"“{claim['statement'].capitalize()}” on {claim['metric']}: "
-        console.print(Text.assemble(claimed, (claim["verdict"], said), (f"\n  {parts}", "dim")))
-
-
 def questions(check: Json) -> str:
     """The questions behind a check, and in brackets how many it wants where these are fewer. Checks of releases that
     are older than that figure do not have it."""
@@ -190,7 +125,7 @@ def questions(check: Json) -> str:
 
 
 def _check_rows(checks: list[Json]) -> Table:
-    table = _table("", "check", "value", "bound", "interval", "n", "finds", "reason")
+    table = new_table("", "check", "value", "bound", "interval", "n", "finds", "reason")
     for check in checks:
         mark = Text("✓", style="green") if check["passed"] else Text("✗", style="bold red")
         span = "" if check.get("low") is None else f"{number(check['low'])} to {number(check['high'])}"
@@ -225,7 +160,7 @@ def show_report(result: Json, console: Console | None = None) -> None:
     candidate = result["candidate"]
     console.print(Text(f"{result['corpus']}: candidate {candidate['digest'][:12]}, arm {candidate['arm']}", "bold"))
     if result["retrieval"]:
-        table = _table("retrieval", "value", "interval", "n", right=1)
+        table = new_table("retrieval", "value", "interval", "n", right=1)
         for name, metric in result["retrieval"].items():
             span = f"{number(metric['low'])} to {number(metric['high'])}"
             table.add_row(name, number(metric["value"]), span, str(metric["n"]))
@@ -242,7 +177,7 @@ def show_releases(result: Json, console: Console | None = None) -> None:
         console.print(Text(f"{result['corpus']}: nothing has been released yet"))
         return
     primary = result["releases"][0]["primary"]
-    table = _table("generation", "released (UTC)", "revision", "arm", "index", "adapter", primary)
+    table = new_table("generation", "released (UTC)", "revision", "arm", "index", "adapter", primary)
     for row in result["releases"]:
         style = "bold green" if row["champion"] else ""
         note = f" = {row['restores']}" if row.get("restores") else ""
@@ -254,7 +189,7 @@ def show_releases(result: Json, console: Console | None = None) -> None:
             (row["adapter"] or "–")[:12],
         ]
         table.add_row(Text(f"{row['generation']}{note}", style=style), *cells, _metric(row["metric"]))
-    _print(console, f"{result['corpus']}: releases", table)
+    print_table(console, f"{result['corpus']}: releases", table)
 
 
 def show_manifest(manifest: Json, console: Console | None = None) -> None:
@@ -298,7 +233,7 @@ def _passages(passages: Sequence[Json], console: Console, *, scored: bool = Fals
 def show_status(result: Json, console: Console | None = None) -> None:
     """A row per corpus."""
     console = console or terminal()
-    table = _table("corpus", "revision", "documents", "candidate", "verdict", "release")
+    table = new_table("corpus", "revision", "documents", "candidate", "verdict", "release")
     for row in result["corpora"]:
         verdict = Text("–", style="dim")
         if row["verdict"] is not None:
@@ -309,7 +244,7 @@ def show_status(result: Json, console: Console | None = None) -> None:
         table.add_row(
             row["corpus"], row["revision"] or "–", documents, (row["candidate"] or "–")[:12], verdict, release
         )
-    _print(console, f"Assay at {result['home']}", table)
+    print_table(console, f"Assay at {result['home']}", table)
     for row in result["corpora"]:
         if row.get("problem"):
             console.print(Text(f"  {row['corpus']}: {row['problem']}", style="yellow"))

@@ -55,8 +55,11 @@ def comparison(settings: Settings, corpus: str) -> Json:
 
     `arms` is {arm: {metric: {value, low, high, n}}} in the order of `ARMS`, `differences` {"B - A": the same}.
     `hypothesis` says whether both together beat either alone (`core.hypothesis`); null where that was not measured.
-    Where the arms were skipped, `skipped` says why and `arms` is empty. NotFound before they were scored.
+    What these figures recommend, and the comparison table, are `actions.compare.evidence`'s. Where the arms were
+    skipped, `skipped` says why and `arms` is empty. NotFound before they were scored.
     """
+    from pipelines.actions.compare import evidence
+
     workspace = _workspace(settings, corpus)
     facts = workspace.receipt("score_answers")
     judged = workspace.receipt("judge") if workspace.has("judge") else {}
@@ -69,7 +72,7 @@ def comparison(settings: Settings, corpus: str) -> Json:
         scored, spent = facts.get(kind, {}), measured.get(kind, {})
         out[kind] = {name: _metrics(scored[name], spent.get(name, {})) for name in names if name in scored}
     out["hypothesis"] = verdict(out["differences"], out["primary"].partition(".")[2])
-    return out | {"currency": measured.get("currency")}
+    return out | {"currency": measured.get("currency")} | evidence(workspace, out["arms"])
 
 
 def _ordered(metrics: Json) -> Json:

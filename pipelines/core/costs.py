@@ -44,3 +44,25 @@ def of_reply(*, cpu_seconds: float | None, cpu_hour: float | None, paid: Spent |
     if paid is not None:
         return paid.amount if paid.currency == currency else None
     return None if cpu_seconds is None or cpu_hour is None else cpu_seconds / 3600 * cpu_hour
+
+
+@dataclass(frozen=True)
+class Running:
+    """What an arm costs: `build` once per refresh, `answer` for one reply."""
+
+    build: float
+    answer: float
+
+    def a_month(self, answers: int, *, refreshes: float) -> float:
+        """Of so many answers and so many refreshes."""
+        return self.build * refreshes + self.answer * answers
+
+
+def break_even(ours: Running, theirs: Running, *, refreshes: float) -> float | None:
+    """Answers a month at which both cost the same: from there on the arm with the cheaper answer is the cheaper one.
+    None when one is never dearer than the other, whatever the traffic."""
+    fixed = (ours.build - theirs.build) * refreshes
+    each = theirs.answer - ours.answer
+    if each == 0 or fixed / each <= 0:
+        return None
+    return fixed / each

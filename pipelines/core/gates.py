@@ -61,11 +61,16 @@ def unfit_arms(arms: Mapping[str, Mapping[str, Metric]], floors: Mapping[str, fl
 
 
 def choose_arm(
-    means: Mapping[str, float], *, wanted: str = "auto", unfit: Mapping[str, str] | None = None
+    means: Mapping[str, float],
+    *,
+    wanted: str = "auto",
+    unfit: Mapping[str, str] | None = None,
+    recommended: tuple[str, str] | None = None,
 ) -> tuple[str | None, str]:
     """(arm, reason): `wanted`, or with `auto` the arm with the best mean of those that meet the floors (floors are
     constraints, the primary metric is the objective), of all when none does; of equals the cheaper in the order of
-    `ARMS`: neither retrieval nor adapter, a longer prompt, an index, an adapter (a training run), both.
+    `ARMS`: neither retrieval nor adapter, a longer prompt, an index, an adapter (a training run), both. A cheaper arm
+    that the comparison recommends in the best one's place (`core.recommend`), as (arm, reason), serves.
 
     None when the wanted arm was not scored, or none was.
     """
@@ -86,6 +91,8 @@ def choose_arm(
         tail += "; left out: " + ", ".join(f"{arm} ({left_out[arm]})" for arm in scored if arm in left_out)
     elif left_out:
         tail += "; none meets the floors"
+    if recommended is not None and recommended[0] in among and recommended[0] != best:
+        return recommended[0], f"{recommended[1]}{tail}"
     return best, f"best of {', '.join(among)}{tail}"
 
 

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import Any
 
 from pipelines.answering import served_prompt
-from pipelines.core import gates
+from pipelines.core import gates, recommend
 from pipelines.core.digests import digest_json
 from pipelines.core.long_prompt import LongPrompt
 from pipelines.core.manifest import reranker_digest
@@ -136,6 +136,23 @@ _INDEX = (
 _ADAPTER = ("digest", "key", "base", "base_digest", "training_digest")
 
 
+def _margins(params: CorpusParams) -> dict[str, float]:
+    """Metric of answers -> loss that does not matter."""
+    return {n.partition(".")[2]: loss for n, loss in params.judge.max_regression.items() if n.startswith("answers.")}
+
+
+def _recommended(params: CorpusParams, workspace: Workspace, among: Sequence[str]) -> tuple[str, str] | None:
+    """(arm, reason): which of `among` the comparison recommends by the primary metric; None where it is too thin."""
+    primary = params.judge.primary.partition(".")[2]
+    scores = answer_scores(_rows(workspace, "answers"), primary)
+    margin = _margins(params).get(primary, recommend.MARGIN)
+    scored = {arm: scores[arm] for arm in among if arm in scores}
+    if len({frozenset(found) for found in scored.values()}) != 1:  # not the same questions
+        return None
+    choice = recommend.choose("all", primary, scored, margin=margin)
+    return (choice.arm, choice.reason) if choice and choice.arm else None
+
+
 def decide(params: CorpusParams, workspace: Workspace) -> dict[str, Any]:
     """The judge's receipt, from the other stages' receipts and score rows."""
     answers = workspace.receipt("score_answers")
@@ -148,7 +165,8 @@ def decide(params: CorpusParams, workspace: Workspace) -> dict[str, Any]:
     judge = params.judge
     scored = {arm: _metrics("", answers["arms"][arm]) for arm in means}
     unfit = gates.unfit_arms(scored, judge.floors)
-    arm, arm_reason = gates.choose_arm(means, wanted=params.promote.arm, unfit=unfit)
+    cheaper = _recommended(params, workspace, [arm for arm in means if arm not in unfit] or list(means))
+    arm, arm_reason = gates.choose_arm(means, wanted=params.promote.arm, unfit=unfit, recommended=cheaper)
     tried = gates.tried_arms(scored, judge.floors, primary=judge.primary, wanted=params.promote.arm)
     bootstrap = gates.Bootstrap(judge.confidence, judge.resamples, judge.seed)
     longer = _longer(answers) if arm == PROMPTED else None
@@ -193,7 +211,16 @@ def _nothing_judged(workspace: Workspace) -> str:
     return f"no questions: {skipped[0] or skipped[1]}" if any(skipped) else ""
 
 
-def _record(ports: Ports, corpus: str, facts: Facts) -> str:
+def _kinds(params: CorpusParams, workspace: Workspace) -> list[dict[str, Any]]:
+    """What the figures recommend for each kind of question, as rows of a table."""
+    how: dict[str, Any] = {"primary": params.judge.primary.partition(".")[2], "margins": _margins(params)}
+    formed = params.generate.reply_schema is not None
+    choices = recommend.recommend(_rows(workspace, "answers"), formed=formed, **how)
+    shown = ("kind", "metric", "n", "best", "arm", "verdict", "reason")
+    return [{**{name: getattr(choice, name) for name in shown}, **choice.means} for choice in choices]
+
+
+def _record(ports: Ports, corpus: str, facts: Facts, kinds: Sequence[Facts]) -> str:
     """The MLflow run of this verdict; returns its id."""
     word = "passed" if facts["passed"] else "rejected"
     tags = {
@@ -207,6 +234,8 @@ def _record(ports: Ports, corpus: str, facts: Facts) -> str:
     with ports.registry.run(corpus, f"judge {word}", tags=tags) as log:
         log.params({"primary": facts["primary"], "against_generation": facts["against"], "arm": facts["arm"]})
         log.table("checks", facts["checks"])
+        if kinds:
+            log.table("recommendation", kinds)
         log.metrics({"passed": float(facts["passed"])})
         log.metrics({f"check.{c['name']}": c["value"] for c in facts["checks"] if c["value"] is not None})
     return str(log.run_id)
@@ -215,7 +244,7 @@ def _record(ports: Ports, corpus: str, facts: Facts) -> str:
 def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> Report:
     """Decide, record. The receipt is the verdict; a rejected candidate is a normal end."""
     facts = decide(params, workspace)
-    run_id = _record(ports, workspace.corpus, facts)
+    run_id = _record(ports, workspace.corpus, facts, _kinds(params, workspace))
     failed = [c["reason"] for c in facts["checks"] if not c["passed"]]
     summary = f"passed, arm {facts['arm']} ({facts['arm_reason']})"
     if failed:

@@ -79,6 +79,7 @@ def _ask(asked: Asked, questions: Sequence[Json], ports: Ports, answer: Answer) 
                 "question": question["question"],
                 "arm": asked.name,
                 "gold": question["answers"],
+                "kind": question.get("kind"),
                 "documents": splits.documents_of(question),
                 "reply": completion.text,
                 "answer": scored.answer,

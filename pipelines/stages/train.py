@@ -23,7 +23,7 @@ Record = Mapping[str, Any]
 _EVERY = 10.0  # seconds between two lines of progress
 
 
-def _code(workspace: Workspace) -> str:
+def code_of(workspace: Workspace) -> str:
     """The digest of this stage's code, as the workspace's code.yaml holds it."""
     file = workspace.root / "code.yaml"
     known = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
@@ -160,7 +160,7 @@ def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> Report:
         _ = base.folder
     except NotTrainable as exc:
         return Report("train", {"skipped": str(exc)}, f"skipped: {exc}")
-    plan = training.planned(params.train, base, mix["digest"], code=_code(workspace))
+    plan = training.planned(params.train, base, mix["digest"], code=code_of(workspace))
     parts = {name: list(read_jsonl(workspace.training / f"{name}.jsonl")) for name in ("train", "validation")}
     tags = {"assay.key": f"train:{plan.key}", "assay.stage": "train", "assay.training": mix["digest"]}
     with (

@@ -102,7 +102,7 @@ def test_a_worker_loads_the_model_once_and_infers_on_one_thread() -> None:
     same, times = done.stdout.decode().splitlines()
     busy = sorted(map(float, times.split()))
     assert same == "True"
-    assert busy[-1] > 1
+    assert busy[-1] > 0.2
     assert sum(busy[:-1]) < 0.2 * busy[-1]
 
 

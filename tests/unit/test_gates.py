@@ -275,3 +275,12 @@ def test_rivals_are_the_arms_that_the_primary_metric_chose_among():
     assert gates.tried_arms(arms, floors, primary=primary, wanted="auto") == ["tuned", "both"]
     assert gates.tried_arms(arms, {}, primary=primary, wanted="auto") == ["rag", "tuned", "both"]
     assert gates.tried_arms(arms, floors, primary=primary, wanted="both") == []
+
+
+def test_a_cheaper_arm_that_the_comparison_recommends_serves_in_the_place_of_the_best():
+    means = {"base": 0.1, "rag": 0.39, "both": 0.4}
+    assert gates.choose_arm(means, recommended=("rag", "loses less than 0.02")) == ("rag", "loses less than 0.02")
+    assert gates.choose_arm(means, recommended=("both", "better"))[1] == "best of base, rag, both"
+    unfit = {"rag": "answers.format_valid 0.00 is below 0.8"}
+    assert gates.choose_arm(means, unfit=unfit, recommended=("rag", "it loses little"))[0] == "both"
+    assert gates.choose_arm(means, wanted="both", recommended=("rag", "it loses little"))[0] == "both"

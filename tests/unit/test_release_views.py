@@ -8,7 +8,7 @@ import sys
 import pytest
 from rich.console import Console
 
-from pipelines import report, show
+from pipelines import report, show, show_arms
 from pipelines.actions import views
 from pipelines.core.hypothesis import verdict
 from pipelines.core.prompts import ARMS as ARMS_IN_ORDER
@@ -76,11 +76,11 @@ def test_the_best_arm_is_the_highest_or_the_cheapest_and_a_tie_has_none():
 
 def test_intervals_are_short():
     ends = (0.0, 0.054, -0.054, 1.0, -1.0, 2.5, 12.34, -0.3)
-    assert [show._short(end) for end in ends] == ["0", ".05", "-.05", "1", "-1", "2.50", "12.3", "-.30"]
+    assert [show.short(end) for end in ends] == ["0", ".05", "-.05", "1", "-1", "2.50", "12.3", "-.30"]
 
 
 def test_the_comparison_says_n_interval_and_who_would_serve():
-    text = shown(show.show_comparison, COMPARISON)
+    text = shown(show_arms.show_comparison, COMPARISON)
     assert "tiny: arms on the same 30 questions" in text
     assert "both ●" in text
     assert ".500 .40–.60" in text
@@ -102,9 +102,9 @@ def wide():
 
 
 def test_the_comparison_of_five_arms_fits_a_hundred_columns_with_the_primary_metric_first():
-    text = shown(show.show_comparison, wide(), width=100)
+    text = shown(show_arms.show_comparison, wide(), width=100)
     table = [line for line in text.splitlines() if ".11–.99" in line]
-    assert len(table) == len(show.ANSWER_COLUMNS) - len(show._COSTS)  # no row is broken into two
+    assert len(table) == len(show.ANSWER_COLUMNS) - len(show.COSTS)  # no row is broken into two
     assert table[0].strip().startswith("recall")
     assert "28–30" in text
     four = [line.split(" -.")[0].strip() for line in text.splitlines() if line.count("-.123 [-.22, -.02]") == 4]
@@ -115,7 +115,7 @@ def test_the_comparison_of_five_arms_fits_a_hundred_columns_with_the_primary_met
 
 def test_skipped_arms_say_why():
     skipped = {"corpus": "tiny", "skipped": "tiny has no questions", "arms": {}}
-    assert "no arms to compare: tiny has no questions" in shown(show.show_comparison, skipped)
+    assert "no arms to compare: tiny has no questions" in shown(show_arms.show_comparison, skipped)
 
 
 def test_a_rejection_shows_its_reasons():

@@ -1,0 +1,75 @@
+"""`assay measure`: the long measurements behind the comparison table, each about the last candidate of a corpus.
+
+They say something about a corpus rather than about a candidate's fitness, and train several times: so a person asks for
+them, and no gate waits for them. What was measured stands in the workspace (`pipelines.measurements`) and in an MLflow
+run, with what it is about; `assay compare` shows it, and says when it is of an earlier candidate. A killed measurement
+runs again: trainings and replies that were made are not made twice.
+"""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from pipelines.core.digests import digest_json
+from pipelines.errors import BadInput
+from pipelines.measurements import MEASUREMENTS, held, keep, made_of
+from pipelines.ports import Ports
+from pipelines.probes import Subject
+from pipelines.settings import Settings
+
+Json = Mapping[str, Any]
+
+
+def _numbers(found: Any, prefix: str) -> Iterator[tuple[str, float]]:
+    """Every number of a measurement by its dotted name; rows are a table."""
+    if isinstance(found, Mapping):
+        for key, value in found.items():
+            if key not in ("rows", "made_of"):
+                yield from _numbers(value, f"{prefix}.{key}" if prefix else str(key))
+    elif isinstance(found, int | float) and not isinstance(found, bool):
+        yield prefix, float(found)
+
+
+def _record(ports: Ports, corpus: str, name: str, found: Json) -> str:
+    """The MLflow run of a measurement; returns its id."""
+    tags = {"assay.key": f"measure:{digest_json(found)}", "assay.stage": "measure", "assay.measurement": name}
+    with ports.registry.run(corpus, f"measure {name}", tags=tags) as log:
+        log.params({"measurement": name, **found["made_of"]})
+        log.metrics(dict(_numbers(found, name)))
+        if found.get("rows"):
+            log.table(name, found["rows"])
+    return str(log.run_id)
+
+
+def _measure(subject: Subject, name: str) -> dict[str, Any]:
+    begun, cpu = time.monotonic(), time.process_time()
+    work: Callable[[Subject], dict[str, Any]] = importlib.import_module(f"pipelines.actions.measure_{name}").measure
+    found = work(subject)
+    spent = {"seconds": round(time.monotonic() - begun, 1), "cpu_seconds": round(time.process_time() - cpu, 1)}
+    return {**found, **spent, "made_of": made_of(subject.workspace)}
+
+
+def measure_corpus(settings: Settings, corpus: str, names: Sequence[str] = ()) -> Iterator[str]:
+    """Measure `names` (all by default), one line each when it is done. What is held about the very same candidate is
+    not measured again. BadInput for an unknown name; NotFound before the arms were scored."""
+    from pipelines.wiring import Wiring
+
+    unknown = [name for name in names if name not in MEASUREMENTS]
+    if unknown:
+        raise BadInput(f"there is no measurement {unknown[0]!r}; there are: {', '.join(MEASUREMENTS)}")
+    wiring = Wiring.of(settings, corpus)
+    workspace = wiring.workspace
+    about = made_of(workspace)
+    subject = Subject(wiring.params, workspace, wiring)
+    for name in names or MEASUREMENTS:
+        known = held(workspace).get(name)
+        if known and known["made_of"] == about:
+            yield f"{name}: held already, of this candidate"
+            continue
+        found = _measure(subject, name)
+        found["run_id"] = _record(wiring, corpus, name, found)
+        keep(workspace, name, found)
+        yield f"{name}: measured in {found['seconds']:.0f} s"

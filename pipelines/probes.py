@@ -1,0 +1,146 @@
+"""What the long measurements of a corpus have in common: the candidate that they are about, trainings on other sets,
+questions asked of an arm. `assay measure` runs them (`actions.measure`); nothing here judges or releases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from pipelines import adapters, training
+from pipelines.answering import prompts, replies
+from pipelines.core.bootstrap import mean_interval
+from pipelines.core.digests import digest_json
+from pipelines.core.long_prompt import LongPrompt
+from pipelines.core.mixing import Style
+from pipelines.core.nouns import Metric
+from pipelines.errors import NotFound
+from pipelines.params import CorpusParams
+from pipelines.ports import Completion, Generator, Hit, Ports
+from pipelines.retrieval import Filters, search
+from pipelines.schemas import read_jsonl
+from pipelines.scoring import Scorer, scorer
+from pipelines.stages.score_answers import chosen
+from pipelines.stages.train import code_of
+from pipelines.workspace import Workspace
+
+Json = Mapping[str, Any]
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The last candidate of a corpus. NotFound, when a part of it is first used that was not made."""
+
+    params: CorpusParams
+    workspace: Workspace
+    ports: Ports
+
+    @cached_property
+    def questions(self) -> list[Json]:
+        """The test questions that its arms were asked."""
+        file = self.workspace.versioned / "questions.jsonl"
+        found = chosen(list(read_jsonl(file)) if file.is_file() else [], self.params)
+        if not any(q["answers"] for q in found):
+            raise NotFound(
+                f"{self.workspace.corpus} has no test question with an answer: there is nothing to measure by"
+            )
+        return found
+
+    @cached_property
+    def base(self) -> Generator:
+        return self.ports.generator()
+
+    @cached_property
+    def tuned(self) -> Generator | None:
+        """The base with the candidate's adapter; None where nothing was trained."""
+        train = self.workspace.receipt("train")
+        if "skipped" in train:
+            return None
+        return self.ports.generator(adapters.fetch(self.ports.objects, train["key"], cache=self.ports.settings.cache))
+
+    @cached_property
+    def scorer(self) -> Scorer:
+        return scorer(self.params.generate, self.ports)
+
+    @cached_property
+    def primary(self) -> str:
+        return self.params.judge.primary.partition(".")[2]
+
+    def style(self) -> Style:
+        """How training prompts look."""
+        generate, mix = self.params.generate, self.params.mix
+        structured = generate.reply_schema is not None
+        return Style(generate.system, generate.refusal, structured, mix.context_share, mix.distractors, mix.seed)
+
+    def rows(self, split: str) -> list[dict[str, Any]]:
+        """train or validation: the chats that the candidate's adapter was trained on."""
+        return list(read_jsonl(self.workspace.training / f"{split}.jsonl"))
+
+    def passages(self, questions: Sequence[str], *, filters: Filters | None = None) -> list[list[Hit]]:
+        """What the candidate's index finds."""
+        how: dict[str, Any] = {"retrieve": self.params.retrieve, "reranker": self.ports.reranker, "filters": filters}
+        collection = self.workspace.receipt("index")["collection"]
+        return search(self.ports.store, self.ports.embedder, collection, questions, **how)
+
+    def trained_on(self, rows: Sequence[Row], *, what: str) -> tuple[Generator, float]:
+        """(the base with an adapter trained on `rows` as the candidate's was trained on its own, wall seconds of that
+        training when it was made). The same rows are trained on once."""
+        ports = self.ports
+        plan = training.planned(
+            self.params.train,
+            self.base,
+            digest_json([list(rows), self.rows("validation")]),
+            code=code_of(self.workspace),
+        )
+        steps = self.params.train.steps
+
+        def say(step: int, values: Mapping[str, float]) -> None:
+            if "loss" in values and (step in (1, steps) or step % 20 == 0):
+                print(f"measure: {what}: step {step} of {steps}, loss {values['loss']:.3f}", flush=True)
+
+        with training.alone(ports.settings, plan):
+            record = training.known(ports.objects, plan)
+            if record is None:
+                parts = {"train": rows, "validation": self.rows("validation")}
+                record = training.train(plan, self.base, ports, **parts, on_log=say)
+            training.tidy(ports.settings, plan)
+        folder = adapters.fetch(ports.objects, record["key"], cache=ports.settings.cache)
+        return ports.generator(folder), float(record["seconds"])
+
+    def ask(
+        self, generator: Generator, arm: str, questions: Sequence[str], hits: Sequence[Sequence[Hit]], *, what: str
+    ) -> list[Completion]:
+        """A reply to each question, asked as the arm asks; the arm `prompt` is not asked here."""
+        how: dict[str, Any] = {"arm": arm, "generate": self.params.generate}
+        _, chats = prompts(questions, hits, generator, **how)
+        found, _ = replies(
+            self.ports.objects,
+            generator,
+            chats,
+            max_new_tokens=self.params.generate.max_new_tokens,
+            batch=self.params.answer.batch,
+            options=self.options,
+            say=lambda ready, wanted: print(f"measure: {what}: {ready} of {wanted} replies", flush=True),
+        )
+        return found
+
+    @cached_property
+    def options(self) -> list[str] | None:
+        """What replies are chosen from, as the arms' were."""
+        options: list[str] | None = self.workspace.receipt("score_answers").get("labels")
+        return options
+
+    def quality(self, generator: Generator, arm: str, hits: Sequence[Sequence[Hit]], *, what: str) -> Metric | None:
+        """The primary metric's mean over the test questions that have it, with its interval."""
+        texts = [q["question"] for q in self.questions]
+        shown, _ = prompts(texts, hits, generator, arm=arm, generate=self.params.generate, longer=LongPrompt("", ()))
+        said = self.ask(generator, arm, texts, hits, what=what)
+        values = [
+            found[self.primary]
+            for q, passages, reply in zip(self.questions, shown, said, strict=True)
+            if self.primary in (found := self.scorer.score(reply.text, q, passages).metrics)
+        ]
+        return mean_interval(values) if values else None
