@@ -168,7 +168,7 @@ def ratios_of(settings: Settings, names: tuple[str, ...], spent: Mapping[str, Ma
     return out
 
 
-def _chosen(asked: str, known: tuple[str, ...], flag: str) -> tuple[str, ...]:
+def chosen(asked: str, known: tuple[str, ...], flag: str) -> tuple[str, ...]:
     names = tuple(part.strip() for part in asked.split(",") if part.strip())
     if not names or not set(names) <= set(known):
         raise BadInput(f"--{flag} {asked!r}; valid is a list of {', '.join(known)}")
@@ -182,7 +182,7 @@ def main() -> None:
         sets={"default": ",".join(CORPORA), "help": "which sets, by commas"},
         arms={"default": ",".join(ARMS), "help": "which arms, by commas"},
     )
-    names, arms = _chosen(flags.sets, CORPORA, "sets"), _chosen(flags.arms, ARMS, "arms")
+    names, arms = chosen(flags.sets, CORPORA, "sets"), chosen(flags.arms, ARMS, "arms")
     home = flags.home or Path(tempfile.mkdtemp(prefix="assay-tasks-"))
     try:
         settings = prepare(home.resolve(), names, arms, quick=flags.quick)

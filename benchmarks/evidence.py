@@ -1,0 +1,201 @@
+"""RAG, fine-tuning, or both? The arms on every shared set, through the product's own stages, in one table.
+
+| set | what it asks for | training |
+|---|---|---|
+| xquad_plain, xquad_raft | facts, answers that stand in passages | without context; with passages and distractors: RAFT |
+| handbook | facts and house style together | the demo's |
+| banking77 | one of 77 labels | recipe `task` |
+| geography_questions, geography_queries | text-to-SQL, by execution | recipe `task` |
+
+xquad is there twice: an adapter that never saw passages in training, then shown them, against one that was trained with
+them. Intervals are the product's paired bootstrap, 95 %. Below the table stands, for each set, whether both together
+beat either alone, and what `assay compare` recommends. With --home what is done stays, and is gone on from.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from benchmarks import harness, tasks
+from benchmarks.corpora import run_plainly
+from benchmarks.task_corpora import CORPORA, write
+from infra.landing import land, revisions
+from pipelines.actions.views import comparison
+from pipelines.errors import BadInput
+from pipelines.settings import Settings, checkout
+from pipelines.workspace import Workspace
+
+Json = Mapping[str, Any]
+FACTS = ("xquad_plain", "xquad_raft")
+SETS = (*FACTS, "handbook", *CORPORA)
+QUESTIONS = {"banking77": 100, "geography_questions": 100, "geography_queries": 100, "handbook": 100}
+"""Test questions asked of every arm, at most."""
+STEPS = {"banking77": 100, "geography_questions": 150, "geography_queries": 150}
+SHOWN = ("token_f1", "token_recall", "label_accuracy", "execution_accuracy", "format_valid", "hallucination")
+
+
+def facts_block(name: str, *, quick: bool) -> dict[str, Any]:
+    """XQuAD at the checkout's defaults, with three passages; trained without context, or by RAFT."""
+    raft = {"context_share": 1.0, "oracle_share": 0.8, "distractors": 2}
+    plain = {"context_share": 0.0, "oracle_share": 1.0, "distractors": 0}
+    source = {"documents": str(harness.shared_data("xquad_en"))}
+    recipe = "raft" if name == "xquad_raft" else "sft"
+    return {
+        "source": source,
+        "mix": raft if name == "xquad_raft" else plain,
+        "train": {"recipe": recipe, "steps": 2 if quick else 60, "max_tokens": 1024},
+        "answer": {"max_questions": 6 if quick else 100, "batch": 50},
+    }
+
+
+def handbook_block(home: Path, *, quick: bool) -> dict[str, Any]:
+    """The demo's own params, with every arm; its newest documents but one, as in the demo."""
+    target = home / "landed" / "handbook"
+    if not target.is_dir():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        land(target, revisions()[1])
+    block: dict[str, Any] = yaml.safe_load((checkout() / "params.yaml").read_text("utf-8"))["corpora"]["handbook"]
+    block["source"] = {kind: str(target / kind) for kind in ("documents", "questions", "examples")}
+    block["generate"]["reply_schema"] = str(checkout() / block["generate"]["reply_schema"])
+    block["answer"] = {"max_questions": 6 if quick else QUESTIONS["handbook"], "batch": 48}
+    return block | ({"train": {"steps": 2}} if quick else {})
+
+
+def task_block(home: Path, name: str, *, quick: bool) -> dict[str, Any]:
+    """As `benchmarks.tasks` has it, with fewer questions."""
+    folder = home / "landed" / name
+    if not (folder / "examples.jsonl").is_file():
+        write(home / "landed", name)
+    block = tasks.label_block(quick=quick) if name == "banking77" else tasks.sql_block(quick=quick)
+    if not quick:
+        block["answer"]["max_questions"] = QUESTIONS[name]
+        block["train"]["steps"] = STEPS[name]
+    primary = f"answers.{tasks.PRIMARY[block['generate']['task']]}"
+    kinds = ("documents", "questions", "examples")
+    source = {kind: str(folder / (kind if kind == "documents" else f"{kind}.jsonl")) for kind in kinds}
+    lenient = {"near_duplicate": None, "sensitive": "report", "context_share": 0.0, "distractors": 0}
+    judge = {"primary": primary, "floors": {}, "max_regression": {primary: 0.02}}
+    return {"source": source, "mix": lenient, "judge": judge, **block}
+
+
+def prepare(home: Path, names: tuple[str, ...], arms: tuple[str, ...], *, quick: bool) -> Settings:
+    """An ASSAY_HOME whose params file has one corpus a set."""
+    home.mkdir(parents=True, exist_ok=True)
+    raw = yaml.safe_load((checkout() / "params.yaml").read_text(encoding="utf-8"))
+    raw["corpora"] = {}
+    for name in names:
+        if name in FACTS:
+            block = facts_block(name, quick=quick)
+        else:
+            made = handbook_block(home, quick=quick) if name == "handbook" else task_block(home, name, quick=quick)
+            block = made
+        block["answer"]["arms"] = list(arms)
+        raw["corpora"][name] = block
+    (home / "params.yaml").write_text(yaml.safe_dump(raw), encoding="utf-8")
+    os.environ |= {"ASSAY_HOME": str(home), "ASSAY_PARAMS": str(home / "params.yaml")}
+    for name in ("ASSAY_OBJECTS_URI", "ASSAY_MILVUS_URI", "MLFLOW_TRACKING_URI"):
+        os.environ.pop(name, None)
+    return Settings.from_env()
+
+
+def shown(metric: Json | None) -> str:
+    if metric is None:
+        return "–"
+    return f"{metric['value']:.3f} [{metric['low']:.2f}, {metric['high']:.2f}]"
+
+
+def primary_of(settings: Settings, name: str) -> str:
+    block = yaml.safe_load((settings.workspace(name) / "params.yaml").read_text(encoding="utf-8"))
+    return str(block["judge"]["primary"]).partition(".")[2]
+
+
+def rows_of(settings: Settings, name: str, spent: Mapping[str, harness.Cost]) -> list[dict[str, Any]]:
+    """A row per arm: its primary metric, its difference to rag, form and made-up answers, tokens, and the training."""
+    workspace = Workspace(settings.workspace(name), name)
+    found, costs = workspace.receipt("score_answers"), workspace.measured("score_answers")
+    if "skipped" in found:
+        raise BadInput(f"{name}: no arm was asked: {found['skipped']}")
+    primary, out = primary_of(settings, name), []
+    for arm, metrics in found["arms"].items():
+        if arm not in tasks.ARMS:
+            continue
+        differences = found["differences"]
+        train = spent["train"] if arm in ("tuned", "both") else None
+        others = [f"{n} {metrics[n]['value']:.2f}" for n in SHOWN if n in metrics and n != primary]
+        out.append(
+            {
+                "set": name,
+                "arm": arm,
+                "n": metrics[primary]["n"],
+                "metric": primary,
+                "value (95 %)": shown(metrics[primary]),
+                "minus base": shown((differences.get(f"{arm} - base") or {}).get(primary)),
+                "minus rag": shown((differences.get(f"{arm} - rag") or {}).get(primary)),
+                "besides": ", ".join(others),
+                "tokens in": float(costs["arms"][arm]["tokens_in"]["value"]),
+                "p50 s": float(costs["arms"][arm]["latency_p50"]["value"]),
+                "training s (CPU s)": f"{train.wall:.0f} ({train.cpu:.0f})" if train else "–",
+            }
+        )
+    return out
+
+
+def said(settings: Settings, name: str) -> str:
+    """Hypothesis and recommendation of one set, in two lines."""
+    result = comparison(settings, name)
+    primary = primary_of(settings, name)
+    from pipelines.core.hypothesis import verdict
+
+    claim = verdict(result["differences"], primary)
+    held = (
+        f"{claim['statement']} on {primary}: {claim['verdict']}" if claim else "both, rag and tuned were not all asked"
+    )
+    return f"{name}: {held}\n{' ' * len(name)}  recommended: {result['recommendation']}"
+
+
+def ratios_of(settings: Settings, names: tuple[str, ...], spent: Mapping[str, Mapping[str, harness.Cost]]) -> Any:
+    """The arms' primary metrics as numbers, both less rag with the interval's lower end, and seconds of each set."""
+    out: dict[str, float] = {}
+    for name in names:
+        found, primary = Workspace(settings.workspace(name), name).receipt("score_answers"), primary_of(settings, name)
+        out |= {f"{name}, {arm}": metrics[primary]["value"] for arm, metrics in found["arms"].items()}
+        if "both - rag" in found["differences"]:
+            out[f"{name}, both less rag, at worst"] = found["differences"]["both - rag"][primary]["low"]
+        out[f"{name}, wall s in all"] = sum(cost.wall for cost in spent[name].values())
+        out[f"{name}, CPU s in all"] = sum(cost.cpu for cost in spent[name].values())
+    return out
+
+
+def main() -> None:
+    flags = harness.arguments(
+        __doc__,
+        home={"type": Path, "help": "keep what is made here, and go on from it (default: a temporary folder)"},
+        sets={"default": ",".join(SETS), "help": "which sets, by commas"},
+        arms={"default": ",".join(tasks.ARMS), "help": "which arms, by commas"},
+    )
+    names = tasks.chosen(flags.sets, SETS, "sets")
+    arms = tasks.chosen(flags.arms, tasks.ARMS, "arms")
+    home = flags.home or Path(tempfile.mkdtemp(prefix="assay-evidence-"))
+    try:
+        settings = prepare(home.resolve(), names, arms, quick=flags.quick)
+        spent = {name: tasks.measured(settings, name) for name in names}
+        rows = [row for name in names for row in rows_of(settings, name, spent[name])]
+        title = "RAG, fine-tuning, or both?" + (" (--quick: no measurement)" if flags.quick else "")
+        harness.show(title, rows, ratios=ratios_of(settings, names, spent), json_file=flags.json)
+        for name in names:
+            print(said(settings, name), file=sys.stderr, flush=True)
+    finally:
+        if flags.home is None:
+            shutil.rmtree(home, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    run_plainly(main)
