@@ -2,7 +2,7 @@
 
 | set | what it asks for | training |
 |---|---|---|
-| xquad_plain, xquad_raft | facts, answers that stand in passages | without context; with passages and distractors: RAFT |
+| xquad_plain, xquad_raft | facts that stand in passages | without context; with passages and distractors: RAFT |
 | handbook | facts and house style together | the demo's |
 | banking77 | one of 77 labels | recipe `task` |
 | geography_questions, geography_queries | text-to-SQL, by execution | recipe `task` |

@@ -15,6 +15,7 @@ MEASUREMENTS = {
     "freshness": "seconds until each arm answers by changed documents",
     "learning": "quality on shares of the documents and of the examples",
     "extraction": "whether planted secrets can be had back from the weights",
+    "judge": "whether a language model finds the replies right, and how far that agrees with the gold answers",
 }
 CODE = 1
 """Raise it when a measurement is made otherwise: what is held of an older one is then measured anew."""
@@ -41,7 +42,8 @@ def held(workspace: Workspace) -> dict[str, dict[str, Any]]:
         file = workspace.root / "measured" / "evidence" / f"{name}.json"
         if file.is_file():
             found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-            out[name] = {**found, "current": found["made_of"] == made_of(workspace)}
+            about = made_of(workspace).items()
+            out[name] = {**found, "current": all(found["made_of"].get(key) == value for key, value in about)}
     return out
 
 

@@ -180,6 +180,7 @@ class Answer(Section):
 class Compare(Section):
     traffic: tuple[Count, ...] = (1_000, 100_000, 10_000_000)
     refreshes: Annotated[float, Field(ge=0)] = 4
+    judge: ModelName | None = None
 
 
 class Judge(Section):

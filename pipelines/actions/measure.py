@@ -41,6 +41,10 @@ def _record(ports: Ports, corpus: str, name: str, found: Json) -> str:
         log.metrics(dict(_numbers(found, name)))
         if found.get("rows"):
             log.table(name, found["rows"])
+        if name == "judge" and not log.settled:
+            from pipelines.backends.mlflow_evaluation import assess
+
+            assess(ports.settings.mlflow_uri, log.run_id, found["rows"])
     return str(log.run_id)
 
 
@@ -49,12 +53,18 @@ def _measure(subject: Subject, name: str) -> dict[str, Any]:
     work: Callable[[Subject], dict[str, Any]] = importlib.import_module(f"pipelines.actions.measure_{name}").measure
     found = work(subject)
     spent = {"seconds": round(time.monotonic() - begun, 1), "cpu_seconds": round(time.process_time() - cpu, 1)}
-    return {**found, **spent, "made_of": made_of(subject.workspace)}
+    return {**found, **spent, "made_of": _about(subject, name)}
+
+
+def _about(subject: Subject, name: str) -> dict[str, Any]:
+    about = made_of(subject.workspace)
+    return about | {"judge": subject.params.compare.judge} if name == "judge" else about
 
 
 def measure_corpus(settings: Settings, corpus: str, names: Sequence[str] = ()) -> Iterator[str]:
-    """Measure `names` (all by default), one line each when it is done. What is held about the very same candidate is
-    not measured again. BadInput for an unknown name; NotFound before the arms were scored."""
+    """Measure `names`, one line each when it is done; by default all, `judge` only where `compare.judge` names one.
+    What is held about the very same candidate is not measured again. BadInput for an unknown name; NotFound before the
+    arms were scored."""
     from pipelines.wiring import Wiring
 
     unknown = [name for name in names if name not in MEASUREMENTS]
@@ -62,10 +72,10 @@ def measure_corpus(settings: Settings, corpus: str, names: Sequence[str] = ()) -
         raise BadInput(f"there is no measurement {unknown[0]!r}; there are: {', '.join(MEASUREMENTS)}")
     wiring = Wiring.of(settings, corpus)
     workspace = wiring.workspace
-    about = made_of(workspace)
     subject = Subject(wiring.params, workspace, wiring)
-    for name in names or MEASUREMENTS:
-        known = held(workspace).get(name)
+    judge = wiring.params.compare.judge
+    for name in names or [name for name in MEASUREMENTS if name != "judge" or judge]:
+        known, about = held(workspace).get(name), _about(subject, name)
         if known and known["made_of"] == about:
             yield f"{name}: held already, of this candidate"
             continue

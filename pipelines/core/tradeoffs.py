@@ -244,6 +244,19 @@ def _privacy(facts: Facts) -> Line:
     return Line("privacy", title, _each(facts.arms, cell), f"{note}; {hint}" if hint else note)
 
 
+def _judged(facts: Facts) -> list[Line]:
+    """What a language model found right, where one was asked."""
+    found = facts.measured.get("judge")
+    if found is None:
+        return []
+    kappa = "" if found["kappa"] is None else f", Cohen's kappa {found['kappa']:.2f}"
+    agreed = found["agreement"]
+    note = f"judge {found['judge']} agrees with the gold answers in {figure(agreed['value'])} of {agreed['n']}{kappa}"
+    hint = _hint(facts, "judge")
+    cells = _each(facts.arms, lambda arm: spanned(found["arms"].get(arm)))
+    return [Line("judge", "Found right by a language model", cells, f"{note}; {hint}" if hint else note)]
+
+
 def table(facts: Facts) -> list[Line]:
     """All rows, in the order in which people ask."""
     return [
@@ -252,6 +265,7 @@ def table(facts: Facts) -> list[Line]:
         _training(facts),
         *_costs(facts),
         *_quality(facts),
+        *_judged(facts),
         *_learning(facts),
         _privacy(facts),
     ]

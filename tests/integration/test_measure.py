@@ -44,6 +44,7 @@ SECTIONS: dict[str, Any] = {
     "generate": {"max_new_tokens": 8},
     "retrieve": {"mode": "dense", "k": 1},
     "train": {"steps": 2, "batch": 2, "rank": 2},
+    "compare": {"judge": "smollm2"},
     "answer": {"arms": ["base", "rag", "tuned", "both"], "max_questions": 4, "batch": 4},
     "judge": {
         "primary": "answers.token_recall",
@@ -77,7 +78,7 @@ def wiring(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wiring]:
 @pytest.fixture(scope="module")
 def measured(wiring: Wiring) -> dict[str, Any]:
     said = list(measure_corpus(wiring.settings, kit.CORPUS))
-    assert [line.split(":")[0] for line in said] == ["freshness", "learning", "extraction"]
+    assert [line.split(":")[0] for line in said] == ["freshness", "learning", "extraction", "judge"]
     return held(wiring.workspace)
 
 
@@ -112,11 +113,26 @@ def test_canaries_are_ranked_and_the_base_never_saw_them(measured: dict[str, Any
     assert all(0 <= row["exposure"] <= 6 for row in found["rows"])
 
 
+def test_a_language_model_grades_and_its_agreement_is_told(measured: dict[str, Any], wiring: Wiring) -> None:
+    found = measured["judge"]
+    rows = found["rows"]
+    assert (found["judge"], found["unreadable"], len(rows)) == ("smollm2", 0, 4 * len(QUESTIONS))
+    agreed = sum(row["found_right"] == row["right"] for row in rows) / len(rows)
+    assert found["agreement"]["value"] == pytest.approx(agreed)
+    import mlflow
+
+    mlflow.set_tracking_uri(wiring.settings.mlflow_uri)
+    traces = mlflow.search_traces(
+        run_id=found["run_id"], locations=[mlflow.get_run(found["run_id"]).info.experiment_id]
+    )
+    assert len(traces) == len(rows)
+
+
 def test_what_is_held_of_this_candidate_is_not_measured_again(measured: dict[str, Any], wiring: Wiring) -> None:
     assert list(measure_corpus(wiring.settings, kit.CORPUS, ["learning"])) == [
         "learning: held already, of this candidate"
     ]
-    with pytest.raises(BadInput, match="no measurement 'speed'; there are: freshness, learning, extraction"):
+    with pytest.raises(BadInput, match="no measurement 'speed'; there are: freshness, learning, extraction, judge"):
         list(measure_corpus(wiring.settings, kit.CORPUS, ["speed"]))
 
 
