@@ -157,6 +157,8 @@ def test_the_loss_is_what_the_model_computes_itself(home):
     from transformers.models.llama.modeling_llama import LlamaForCausalLM
 
     from pipelines.backends import lora
+    from pipelines.backends.lora.chats import collator
+    from pipelines.backends.lora.trainer import arguments, completion_trainer
 
     _, workspace, ports, _ = home
     base = ports.generator().folder
@@ -165,10 +167,10 @@ def test_the_loss_is_what_the_model_computes_itself(home):
     model = LlamaForCausalLM.from_pretrained(str(base), dtype=torch.float32).eval()
     recipe = lora.read_recipe(checkout() / "models" / "recipes" / "sft.yaml")
     settings = lora.Settings(steps=1, batch=3, rank=4, learning_rate=1e-3, seed=7)
-    arguments = lora._arguments(ports.settings.home / "unused", settings, recipe, evaluated=False)
-    trainer = lora._trainer(model, arguments, tokenizer, train_dataset=rows)
+    how = arguments(ports.settings.home / "unused", settings, recipe, evaluated=False)
+    trainer = completion_trainer(model, how, tokenizer, train_dataset=rows)
     with torch.no_grad():
-        ours = trainer.compute_loss(model, lora._collator(tokenizer.pad_token_id)(rows)).item()
+        ours = trainer.compute_loss(model, collator(tokenizer.pad_token_id)(rows)).item()
         total = 0.0
         for row in rows:
             ids = torch.tensor([row["input_ids"]])
