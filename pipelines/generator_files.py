@@ -27,6 +27,7 @@ class Definition:
     model: Path | None
     folder: Path | None
     precision: str
+    licence: str | None = None
 
 
 def _in_package(name: str, raw: Mapping[str, Any]) -> Path:
@@ -77,6 +78,7 @@ def read_definition(file: Path) -> Definition:
     precision = raw.get("precision", "auto")
     if precision not in PRECISIONS:
         raise BadConfig(f"models/generators/{file.name}: precision is {precision!r}; one of {', '.join(PRECISIONS)}")
+    licence = str(raw["licence"]) if raw.get("licence") else None
     if "package" in raw:
-        return Definition(name, _in_package(name, raw), None, precision)
-    return Definition(name, None, _on_disk(name, raw), precision)
+        return Definition(name, _in_package(name, raw), None, precision, licence)
+    return Definition(name, None, _on_disk(name, raw), precision, licence)

@@ -1,4 +1,4 @@
-"""What a reviewer reads: the HTML report of a candidate and the description of a released model version.
+"""What a reviewer reads: the HTML report of a candidate, the card of an adapter, the description of a released version.
 
 It lays out what views and manifests hold, from the templates in `models/cards`; it measures and decides nothing.
 """
@@ -45,6 +45,17 @@ def describe(manifest: Json) -> str:
         .render(m=manifest, arms=arms, names=list(arm_columns(arms)), power_note=POWER_NOTE)
     )
     return text
+
+
+def describe_adapter(made: Json) -> str:
+    """The model card of an adapter, as Markdown: base and licence, recipe, data, losses, cost, intended use, limits.
+
+    `made` holds corpus, task, licence (None: not known), recipe (its name and content), train (the numbers), `facts`
+    and `took` of the stage train, and `mix`, the receipt of the training set. Short enough for a model version's
+    description, of which MLflow's database keeps 5,000 characters.
+    """
+    card: str = _templates().get_template("adapter.md.j2").render(**made)
+    return card
 
 
 def render(report: Json, comparison: Json, releases: Json) -> str:

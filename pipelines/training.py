@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from pipelines import adapters
+from pipelines.core import costs
 from pipelines.core.digests import digest_json
 from pipelines.locks import exclusive
-from pipelines.params import Train
+from pipelines.params import Prices, Train
 from pipelines.ports import Generator, ObjectStore, Ports
 from pipelines.settings import Settings, checkout
 
@@ -84,7 +85,7 @@ def train(
     plan: Plan, base: Generator, ports: Ports, *, train: Sequence[Row], validation: Sequence[Row], on_log: OnLog
 ) -> dict[str, Any]:
     """Train on the `messages` of the rows, seal, record. Returns the record: digest and key of the adapter, history of
-    losses, seconds. BackendError when the loss diverges."""
+    losses, steps, seconds, and under `took` what it cost. BackendError when the loss diverges."""
     from pipelines.backends import lora
 
     folder = _folder(ports.settings, plan)
@@ -108,9 +109,35 @@ def train(
     }
     digest = adapters.bind(done.folder, bound)
     stored = adapters.seal(ports.objects, done.folder)
-    record = {"digest": digest, "key": stored, "history": done.history, "seconds": round(done.seconds, 1)}
+    record: dict[str, Any] = {"digest": digest, "key": stored, "history": done.history, "steps": done.steps}
+    record |= {
+        "seconds": round(done.seconds, 1),
+        "took": {
+            "tokens": done.tokens,
+            "cpu_seconds": round(done.cpu_seconds, 1),
+            "device": done.device,
+            "gpus": done.gpus,
+        },
+    }
     ports.objects.put(f"training-runs/{plan.key}.json", (json.dumps(record) + "\n").encode())
     return record
+
+
+def took(record: Mapping[str, Any], prices: Prices) -> dict[str, Any]:
+    """What a training took, as its record says: `seconds`, `tokens`, `device`, and `core.costs.of_training`'s figures.
+    A record that is older than these has its seconds alone."""
+    known, seconds = record.get("took"), record["seconds"]
+    if known is None:
+        return {"seconds": seconds}
+    spent = costs.of_training(
+        tokens=known["tokens"],
+        seconds=seconds,
+        cpu_seconds=known["cpu_seconds"],
+        gpus=known["gpus"],
+        cpu_hour=prices.cpu_hour,
+    )
+    priced = {"currency": prices.currency} if "cost" in spent else {}
+    return {"seconds": seconds, "tokens": known["tokens"], "device": known["device"], **spent, **priced}
 
 
 def tidy(settings: Settings, plan: Plan) -> None:

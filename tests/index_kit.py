@@ -80,6 +80,9 @@ class RecordedRun:
     def figure(self, name: str, figure: Any) -> None:
         self.seen.setdefault("figures", {})[name] = figure
 
+    def text(self, name: str, text: str) -> None:
+        self.seen.setdefault("texts", {})[name] = text
+
     def folder(self, path: Path, *, name: str) -> None:
         self.seen.setdefault("folders", {})[name] = sorted(file.name for file in path.iterdir())
 

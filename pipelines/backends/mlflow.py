@@ -117,6 +117,12 @@ class MlflowRun:
             with _said_plainly(f"logging figure {name}"):
                 self._client.log_figure(self.run_id, figure, f"plots/{name}.png")
 
+    def text(self, name: str, text: str) -> None:
+        """A file NAME that holds `text`."""
+        if not self.settled:
+            with _said_plainly(f"logging {name}"):
+                self._client.log_text(self.run_id, text, name)
+
     def folder(self, path: Path, *, name: str) -> None:
         """The files below `path` as the artifact folder `name`."""
         if not self.settled:

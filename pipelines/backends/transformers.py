@@ -134,7 +134,7 @@ class TransformersGenerator:
         self._cache = cache
         self._adapter = adapter
         self._batch = batch
-        self.name = definition.name
+        self.name, self.licence = definition.name, definition.licence
 
     @cached_property
     def folder(self) -> Path:

@@ -66,3 +66,18 @@ def break_even(ours: Running, theirs: Running, *, refreshes: float) -> float | N
     if each == 0 or fixed / each <= 0:
         return None
     return fixed / each
+
+
+def of_training(
+    *, tokens: int, seconds: float, cpu_seconds: float, gpus: int, cpu_hour: float | None
+) -> dict[str, float]:
+    """What a training took: useful tokens per wall second, hours of CPU and of all GPUs, and the price of the CPU's
+    hours. No cost where that price is not known, and none on GPUs: the dearer part of it would be missing."""
+    out = {
+        "tokens_per_second": round(tokens / seconds, 1) if seconds > 0 else 0.0,
+        "cpu_hours": cpu_seconds / 3600,
+        "gpu_hours": gpus * seconds / 3600,
+    }
+    if cpu_hour is not None and not gpus:
+        out["cost"] = cpu_seconds / 3600 * cpu_hour
+    return out

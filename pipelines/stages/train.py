@@ -15,7 +15,8 @@ from pipelines import adapters, training
 from pipelines.core.nouns import Report
 from pipelines.errors import NotTrainable
 from pipelines.params import CorpusParams
-from pipelines.ports import Ports, RunLog
+from pipelines.ports import Generator, Ports, RunLog
+from pipelines.report import describe_adapter
 from pipelines.schemas import read_jsonl
 from pipelines.workspace import Workspace
 
@@ -31,7 +32,8 @@ def code_of(workspace: Workspace) -> str:
 
 
 class _Progress:
-    """Lines such as `train: step 40 of 100, loss 1.23, eta 95 s`: the first step, then one every ten seconds."""
+    """Lines such as `train: step 40 of 100, loss 1.234, 310 tokens/s, eta 95 s`: first and last step, and one every ten
+    seconds."""
 
     def __init__(self, steps: int, also: Callable[[int, Mapping[str, float]], None]) -> None:
         self._steps, self._also = steps, also
@@ -54,8 +56,9 @@ class _Progress:
             return
         self._said = now
         done = step - self._began[1]
+        speed = f", {values['step_tokens_per_second']:.0f} tokens/s" if "step_tokens_per_second" in values else ""
         eta = f", eta {(now - self._began[0]) / done * (self._steps - step):.0f} s" if done else ""
-        print(f"train: step {step} of {self._steps}, loss {values['loss']:.3f}{eta}", flush=True)
+        print(f"train: step {step} of {self._steps}, loss {values['loss']:.3f}{speed}{eta}", flush=True)
 
 
 def _losses(history: Sequence[Record]) -> dict[str, float]:
@@ -87,27 +90,6 @@ def _curve(history: Sequence[Record]) -> Any:
     return figure
 
 
-def _description(facts: Record, train: Record) -> str:
-    """Markdown by which a reviewer can decide about the adapter."""
-    losses = f"{facts['loss_first']:.3f} to {facts['loss_last']:.3f}"
-    held = "no validation set"
-    if "validation_loss_last" in facts:
-        held = f"{facts['validation_loss_first']:.3f} to {facts['validation_loss_last']:.3f}"
-    return "\n".join(
-        [
-            f"LoRA adapter of **{facts['base']}** (base digest `{facts['base_digest'][:12]}`).",
-            "",
-            f"- training set `{facts['training_digest'][:12]}`: {facts['examples']} chats, none of a test document",
-            f"- {facts['steps']} steps of {train['batch']}, rank {train['rank']} on all linear layers, "
-            f"learning rate {train['learning_rate']:g}, seed {train['seed']}",
-            f"- training loss {losses}; validation loss {held}",
-            f"- adapter digest `{facts['digest']}`",
-            "",
-            "It answers nothing by itself: see the run `score_answers` for what it changes, arm by arm.",
-        ]
-    )
-
-
 def _mixed(mix: Record) -> dict[str, float]:
     """The counts of mix's receipt as metrics: what the set holds, what was left out and what was found."""
     counts = {"mix.train": mix["train"], "mix.validation": mix["validation"]}
@@ -118,12 +100,31 @@ def _mixed(mix: Record) -> dict[str, float]:
     return {name: float(value) for name, value in counts.items()}
 
 
+def _card(
+    params: CorpusParams, workspace: Workspace, plan: training.Plan, *, facts: Record, took: Record, licence: str | None
+) -> str:
+    """The model card: what the adapter is, what it was made of, and what that took."""
+    how = {"corpus": workspace.corpus, "task": params.generate.task, "licence": licence}
+    recipe, numbers = {"name": plan.recipe_name, **plan.recipe}, plan.numbers
+    return describe_adapter(
+        {**how, "recipe": recipe, "train": numbers, "facts": facts, "mix": workspace.receipt("mix"), "took": took}
+    )
+
+
 def _track(
-    params: CorpusParams, workspace: Workspace, ports: Ports, log: RunLog, *, facts: Record, record: Record
+    params: CorpusParams,
+    workspace: Workspace,
+    ports: Ports,
+    log: RunLog,
+    *,
+    facts: Record,
+    history: Sequence[Record],
+    took: Record,
+    card: str,
 ) -> int:
-    """Data set, params, plots and the adapter's folder into the run; the registered model's version."""
-    numbers = params.train.model_dump()
-    log.params({"train": numbers, "base": facts["base"], "base_digest": facts["base_digest"]})
+    """Data set, params, plots, model card and the adapter's folder into the run; the registered model's version, which
+    the card describes."""
+    log.params({"train": params.train.model_dump(), "base": facts["base"], "base_digest": facts["base_digest"]})
     mix = workspace.receipt("mix")
     log.metrics(_mixed(mix))
     log.dataset(
@@ -134,21 +135,37 @@ def _track(
         profile={"chats": facts["examples"], "from": mix["source"], "left out": mix["dropped"]},
     )
     log.metrics({name: value for name, value in facts.items() if "loss" in name})
-    log.figure("loss", _curve(record["history"]))
+    log.metrics({name: value for name, value in took.items() if isinstance(value, int | float)})
+    log.figure("loss", _curve(history))
+    log.text("model_card.md", card)
     folder = adapters.fetch(ports.objects, facts["key"], cache=ports.settings.cache)
     log.folder(folder, name="adapter")
     return ports.registry.register(
         f"{workspace.corpus}-adapter",
         run_id=log.run_id,
         path="adapter",
-        description=_description(facts, numbers),
+        description=card,
         tags={"assay.digest": facts["digest"], "assay.training": facts["training_digest"]},
     )
 
 
+def _facts(params: CorpusParams, base: Generator, mix: Record, record: Record) -> dict[str, Any]:
+    """What the receipt says of a training: nothing of it depends on the machine's speed."""
+    return {
+        "digest": record["digest"],
+        "key": record["key"],
+        "base": base.name,
+        "base_digest": base.base_digest,
+        "training_digest": mix["digest"],
+        "steps": record.get("steps", params.train.steps),
+        "examples": mix["train"],
+        **_losses(record["history"]),
+    }
+
+
 def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> Report:
     """Facts: digest, key, base, base_digest, training_digest, steps, examples and losses; or `skipped`, also where the
-    generator is one that cannot be trained.
+    generator is one that cannot be trained. Measured is what it took (`training.took`).
 
     MissingTool and BadConfig when model or recipe are not there; BackendError when the loss diverges.
     """
@@ -174,17 +191,9 @@ def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> Report:
         else:
             for entry in record["history"]:
                 log.metrics({n: v for n, v in entry.items() if n != "step"}, step=int(entry["step"]))
-        facts = {
-            "digest": record["digest"],
-            "key": record["key"],
-            "base": base.name,
-            "base_digest": base.base_digest,
-            "training_digest": mix["digest"],
-            "steps": params.train.steps,
-            "examples": mix["train"],
-            **_losses(record["history"]),
-        }
-        version = _track(params, workspace, ports, log, facts=facts, record=record)
+        facts, took = _facts(params, base, mix, record), training.took(record, params.answer.prices)
+        card = _card(params, workspace, plan, facts=facts, took=took, licence=base.licence)
+        version = _track(params, workspace, ports, log, facts=facts, history=record["history"], took=took, card=card)
         training.tidy(ports.settings, plan)
     summary = f"adapter {facts['digest'][:12]}, loss {facts['loss_first']:.2f} to {facts['loss_last']:.2f}"
-    return Report("train", facts, summary, {"run_id": log.run_id, "version": version, "seconds": record["seconds"]})
+    return Report("train", facts, summary, {"run_id": log.run_id, "version": version, **took})

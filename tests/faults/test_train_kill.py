@@ -81,7 +81,11 @@ def test_killed_trainings_end_with_the_same_adapter(tmp_path):
     (checkpoints,) = runs.glob("*/checkpoints")
     (checkpoints / f"checkpoint-{STEPS - 1}").mkdir()
 
+    lost = json.loads((checkpoints / "spent.json").read_text())
     assert finish(killed) == undisturbed
+    took = json.loads((killed / "workspaces" / "handbook" / "measured" / "train.json").read_text())
+    # What the killed part took counts; loading the model once more alone takes longer than nothing.
+    assert took["seconds"] > lost["seconds"] > 0 and took["cpu_hours"] * 3600 > lost["cpu_seconds"] > 0
     said = (killed / "out.txt").read_text()
     assert "train: going on from step" in said
     assert not list(runs.iterdir())

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from pathlib import Path
 
 import pytest
 import yaml
@@ -192,9 +193,26 @@ def test_a_training_is_tracked_once(home):
     assert run.inputs.dataset_inputs[0].dataset.digest == report.facts["training_digest"][:36]
     assert run.data.metrics["mix.train"] == report.facts["examples"] and "mix.dropped.contaminated" in run.data.metrics
     artifacts = {a.path for a in client.list_artifacts(run.info.run_id)}
-    assert {"adapter", "plots"} <= artifacts
+    assert {"adapter", "plots", "model_card.md"} <= artifacts
     (version,) = client.search_model_versions("name = 'handbook-adapter'")
     assert report.facts["digest"] in version.description and "validation loss" in version.description
+    card = Path(client.download_artifacts(run.info.run_id, "model_card.md")).read_text()
+    assert card == version.description and f"{report.facts['examples']} training and" in card
+
+
+def test_what_a_training_took_is_measured_and_tracked(home):
+    _, workspace, ports, report = home
+    took = report.measured
+    rows = list(read_jsonl(workspace.training / "train.jsonl"))
+    # 12 steps of 2 are less than one epoch: no chat is trained on twice, and none is empty.
+    assert 24 * min(r["tokens"] for r in rows) <= took["tokens"] + 24 <= 24 * max(r["tokens"] for r in rows)
+    assert took["tokens_per_second"] == pytest.approx(took["tokens"] / took["seconds"], rel=0.05)
+    assert took["device"] == "cpu" and took["gpu_hours"] == 0 < took["cpu_hours"]
+    assert took["cost"] == pytest.approx(took["cpu_hours"] * 0.04) and took["currency"] == "USD"
+    run = ports.registry._client.get_run(took["run_id"])
+    assert run.data.metrics["cpu_hours"] == took["cpu_hours"] and run.data.metrics["cost"] == took["cost"]
+    assert run.data.metrics["step_tokens_per_second"] > 0
+    assert not {"seconds", "cost", "tokens_per_second"} & set(report.facts)
 
 
 def test_the_adapter_changes_replies_and_fits_one_base_only(home, smollm2, tmp_path):

@@ -42,6 +42,8 @@ class EndpointGenerator:
     call for the one, and vendors change the other from reply to reply. `digest` covers the seed as well.
     """
 
+    licence: str | None = None
+
     def __init__(self, hosted: HostedGenerator, *, name: str, url: str, counter: Counter) -> None:
         self.name = name
         self._hosted, self._url, self._counter = hosted, url, counter

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,8 @@ from typing import Any
 from pipelines.backends.lora.chats import collator
 
 OnLog = Callable[[int, Mapping[str, float]], None]
-"""Called with the step and `loss`, `learning_rate` or `validation_loss`. Where a stopped training is gone on from, its
-losses are replayed, then comes `resumed_from`."""
+"""Called with the step and `loss`, `learning_rate` and `step_tokens_per_second`, or `validation_loss`. Where a stopped
+training is gone on from, its losses are replayed, then comes `resumed_from`."""
 WHOLE = "whole"  # marker in a checkpoint, written last
 
 
@@ -62,13 +63,26 @@ def arguments(folder: Path, settings: Settings, recipe: Mapping[str, Any], *, ev
     )
 
 
-def watcher(on_log: OnLog) -> Any:
-    """A callback that reports losses, and marks a checkpoint once all of it is written."""
+def watcher(on_log: OnLog, *, tokens: Callable[[int], int], after_step: Callable[[], None]) -> Any:
+    """A callback that reports losses and the speed of each step, and marks a checkpoint once all of it is written.
+    `tokens` gives the useful tokens of a step, counted from 1."""
     from transformers import TrainerCallback
 
     class Watcher(TrainerCallback):
+        began = taken = 0.0
+
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self.began = time.perf_counter()
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self.taken = time.perf_counter() - self.began
+            after_step()
+
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-            if seen := losses(logs or {}):
+            seen = losses(logs or {})
+            if "loss" in seen and self.taken:
+                seen["step_tokens_per_second"] = tokens(state.global_step) / self.taken
+            if seen:
                 on_log(state.global_step, seen)
 
         def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

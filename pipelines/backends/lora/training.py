@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.backends.lora.chats import Chat, encode, layout
+from pipelines.backends.lora.spent import Account
 from pipelines.backends.lora.trainer import (
     WHOLE,
     OnLog,
@@ -37,11 +37,21 @@ from pipelines.errors import BackendError
 
 @dataclass(frozen=True)
 class Trained:
-    """What came out. `history` holds {"step", "loss"} and {"step", "validation_loss"} entries, in order."""
+    """What came out. `history` holds {"step", "loss"} and {"step", "validation_loss"} entries, in order.
+
+    `tokens` are those of the chats trained on, prompt and completion, each time that they were, padding aside;
+    `seconds` (wall) and `cpu_seconds` are of all parts of a training that was killed and gone on with, loading the
+    model and evaluating included. `device` is cpu or cuda, `gpus` how many.
+    """
 
     folder: Path
     history: list[dict[str, float]]
+    steps: int
+    tokens: int
     seconds: float
+    cpu_seconds: float
+    device: str = "cpu"
+    gpus: int = 0
 
 
 def _newest_whole(folder: Path) -> Path | None:
@@ -92,13 +102,17 @@ def train(
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-    start = time.perf_counter()
+    account = Account(checkpoints / "spent.json")
     tokenizer = PreTrainedTokenizerFast.from_pretrained(str(base))
     rows = [encode(tokenizer, chat) for chat in training]
     held_out = validation[: recipe["validation_examples"]]
-    order = layout(
-        [len(row["input_ids"]) for row in rows], batch=settings.batch, steps=settings.steps, seed=settings.seed
-    )
+    lengths = [len(row["input_ids"]) for row in rows]
+    order = layout(lengths, batch=settings.batch, steps=settings.steps, seed=settings.seed)
+
+    def tokens(first: int, last: int) -> int:
+        """Useful tokens of the steps from `first` to `last`, counted from 1."""
+        return sum(lengths[index] for index in order[(first - 1) * settings.batch : last * settings.batch])
+
     trainer = completion_trainer(
         fresh_model(base, recipe, rank=settings.rank, seed=settings.seed),
         arguments(checkpoints, settings, recipe, evaluated=bool(held_out)),
@@ -114,12 +128,12 @@ def train(
             if seen := losses(entry):
                 on_log(entry["step"], seen)
         on_log(resumed_from, {"resumed_from": resumed_from})
-    trainer.add_callback(watcher(on_log))
+    trainer.add_callback(watcher(on_log, tokens=lambda step: tokens(step, step), after_step=account.keep))
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-    if held_out and not any("eval_loss" in e and e["step"] == settings.steps for e in trainer.state.log_history):
-        trainer.evaluate()
     history = [{"step": e["step"], **seen} for e in trainer.state.log_history if (seen := losses(e))]
     if not all(math.isfinite(value) for entry in history for value in entry.values()):
         raise BackendError("training diverged: the loss is not a number; lower train.learning_rate")
     _write_adapter(trainer, destination, base_name=base_name)
-    return Trained(destination, history, time.perf_counter() - start)
+    account.keep()
+    steps = trainer.state.global_step
+    return Trained(destination, history, steps, tokens(1, steps), account.seconds, account.cpu_seconds)
