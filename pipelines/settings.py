@@ -10,7 +10,7 @@
 | ASSAY_MILVUS_BULK | none: rows are sent | to import by: the server's own storage, `s3://bucket/prefix` or a folder |
 | MLFLOW_TRACKING_URI | `sqlite:///ASSAY_HOME/mlflow/mlflow.db` | MLflow |
 | ASSAY_SPARK_MASTER | `local[2]` | Spark: also `spark://HOST:PORT`, `yarn`, `k8s://URL` |
-| ASSAY_DEVICE | `cpu` (OpenVINO) | embedding: also `cuda`, `cuda:N`, or `torch-cpu` to query what a GPU embedded |
+| ASSAY_DEVICE | `cpu` (OpenVINO) | what embeds and trains: also `cuda`, `cuda:N`; `torch-cpu` queries a GPU's index |
 | ASSAY_OPENAI_BASE_URL | none | where the endpoint `openai` of a definition in models/ is: https, or http on loopback |
 | ASSAY_OPENAI_API_KEY | none | the key to it; of an endpoint of another name: ASSAY_NAME_BASE_URL, ASSAY_NAME_API_KEY |
 | ASSAY_SIGNING_KEY | `ASSAY_HOME/keys/release.pem`, made on first use | private key file of releases |
@@ -138,7 +138,7 @@ class Settings:
 
     @property
     def device(self) -> str:
-        """What embeds: `cpu` is OpenVINO, the others torch. BadConfig for anything else."""
+        """What embeds (`cpu` is OpenVINO, the others torch) and trains. BadConfig for anything else."""
         device = os.environ.get("ASSAY_DEVICE") or "cpu"
         if re.fullmatch(r"cpu|torch-cpu|cuda(:\d+)?", device) is None:
             raise BadConfig(f"ASSAY_DEVICE is {device!r}; one of cpu, cuda, cuda:N, torch-cpu")

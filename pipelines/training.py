@@ -30,7 +30,7 @@ OnLog = Callable[[int, Mapping[str, float]], None]
 @dataclass(frozen=True)
 class Plan:
     """What decides the weights. `numbers` are the params of `train`, `code` a digest of the code that trains,
-    `libraries` the versions of what it trains with."""
+    `libraries` the versions of what it trains with, `device` cpu, cuda or cuda:N."""
 
     base_digest: str
     training_digest: str
@@ -39,26 +39,32 @@ class Plan:
     numbers: Mapping[str, Any]
     libraries: Mapping[str, str]
     code: str
+    device: str = "cpu"
 
     @property
     def key(self) -> str:
         """32 hex digits over all of it."""
         decides = [self.base_digest, self.training_digest, self.recipe, {"recipe": self.recipe_name, **self.numbers}]
-        return digest_json([*decides, self.libraries, self.code])[:32]
+        return digest_json([*decides, self.libraries, self.code, self.device.partition(":")[0]])[:32]
 
 
-def planned(params: Train, base: Generator, training_digest: str, *, code: str) -> Plan:
-    """BadConfig when the recipe is not there or not valid."""
+def planned(params: Train, base: Generator, training_digest: str, *, code: str, device: str) -> Plan:
+    """`device` is `Settings.device`: what embeds. BadConfig when the recipe is not there or not valid, or asks for what
+    the device or `train.batch` cannot do; MissingTool when torch does not see the GPU."""
     from pipelines.backends import lora
 
+    device = "cpu" if device == "torch-cpu" else device
+    recipe = lora.read_recipe(checkout() / "models" / "recipes" / f"{params.recipe}.yaml", device=device)
+    lora.micro_batch(params.batch, recipe)
     return Plan(
         base_digest=base.base_digest,
         training_digest=training_digest,
         recipe_name=params.recipe,
-        recipe=lora.read_recipe(checkout() / "models" / "recipes" / f"{params.recipe}.yaml"),
+        recipe=recipe,
         numbers=params.model_dump(exclude={"recipe", "max_tokens"}),
         libraries=lora.libraries(),
         code=code,
+        device=device,
     )
 
 
@@ -99,6 +105,7 @@ def train(
         settings=lora.Settings(**plan.numbers),
         checkpoints=folder / "checkpoints",
         on_log=on_log,
+        device=plan.device,
     )
     bound = {
         "base": base.name,
@@ -109,7 +116,8 @@ def train(
     }
     digest = adapters.bind(done.folder, bound)
     stored = adapters.seal(ports.objects, done.folder)
-    record: dict[str, Any] = {"digest": digest, "key": stored, "history": done.history, "steps": done.steps}
+    record: dict[str, Any] = {"digest": digest, "key": stored, "history": done.history}
+    record |= {"steps": done.steps, "kept_step": done.kept_step}
     record |= {
         "seconds": round(done.seconds, 1),
         "took": {

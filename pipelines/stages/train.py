@@ -61,14 +61,18 @@ class _Progress:
         print(f"train: step {step} of {self._steps}, loss {values['loss']:.3f}{speed}{eta}", flush=True)
 
 
-def _losses(history: Sequence[Record]) -> dict[str, float]:
-    """First and last losses, rounded; the training losses as means over a tenth of the steps at either end."""
+def _losses(history: Sequence[Record], *, kept: int | None = None) -> dict[str, float]:
+    """First and last losses, rounded; the training losses as means over a tenth of the steps at either end. `kept`, the
+    step whose weights are kept, adds the validation loss there where that is not the last."""
     train = [entry["loss"] for entry in history if "loss" in entry]
     held_out = [entry["validation_loss"] for entry in history if "validation_loss" in entry]
     tenth = max(1, len(train) // 10)
     out = {"loss_first": sum(train[:tenth]) / tenth, "loss_last": sum(train[-tenth:]) / tenth}
     if held_out:
         out |= {"validation_loss_first": held_out[0], "validation_loss_last": held_out[-1]}
+    at = [entry for entry in history if entry["step"] == kept and "validation_loss" in entry]
+    if kept is not None and at and kept != history[-1]["step"]:
+        out["validation_loss_kept"] = at[-1]["validation_loss"]
     return {name: round(value, 4) for name, value in out.items()}
 
 
@@ -159,7 +163,8 @@ def _facts(params: CorpusParams, base: Generator, mix: Record, record: Record) -
         "training_digest": mix["digest"],
         "steps": record.get("steps", params.train.steps),
         "examples": mix["train"],
-        **_losses(record["history"]),
+        **({"kept_step": record["kept_step"]} if record.get("kept_step") not in (None, record.get("steps")) else {}),
+        **_losses(record["history"], kept=record.get("kept_step")),
     }
 
 
@@ -177,7 +182,7 @@ def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> Report:
         _ = base.folder
     except NotTrainable as exc:
         return Report("train", {"skipped": str(exc)}, f"skipped: {exc}")
-    plan = training.planned(params.train, base, mix["digest"], code=code_of(workspace))
+    plan = training.planned(params.train, base, mix["digest"], code=code_of(workspace), device=ports.settings.device)
     parts = {name: list(read_jsonl(workspace.training / f"{name}.jsonl")) for name in ("train", "validation")}
     tags = {"assay.key": f"train:{plan.key}", "assay.stage": "train", "assay.training": mix["digest"]}
     with (

@@ -81,7 +81,7 @@ def test_killed_trainings_end_with_the_same_adapter(tmp_path):
     (checkpoints,) = runs.glob("*/checkpoints")
     (checkpoints / f"checkpoint-{STEPS - 1}").mkdir()
 
-    lost = json.loads((checkpoints / "spent.json").read_text())
+    lost = json.loads((checkpoints / "spent-0.json").read_text())
     assert finish(killed) == undisturbed
     took = json.loads((killed / "workspaces" / "handbook" / "measured" / "train.json").read_text())
     # What the killed part took counts; loading the model once more alone takes longer than nothing.

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines import adapters
-from pipelines.backends.lora import layout, read_recipe
+from pipelines.backends.lora import layout, micro_batch, read_recipe
 from pipelines.backends.objects import ObstoreObjects
 from pipelines.backends.transformers import load_generator
 from pipelines.errors import BadConfig, IntegrityError, MissingTool, NotFound
@@ -71,6 +71,13 @@ def test_only_safetensors_are_read(tmp_path):
         ({"dropout": "much"}, "dropout is 'much'"),
         ({"method": "qlora"}, "method is 'qlora'; valid is lora"),
         ({"extra": 1}, "its keys are exactly"),
+        ({"quantize": "int8"}, "quantize is 'int8'; valid is null, nf4"),
+        ({"quantize": "nf4"}, "quantize nf4 needs a GPU; set ASSAY_DEVICE to cuda, or quantize to null"),
+        ({"devices": 0}, "devices is 0; valid is auto or a whole number above 0"),
+        ({"devices": 2}, "devices is 2, but a CPU trains in one process; set ASSAY_DEVICE to cuda"),
+        ({"gradient_accumulation": True}, "gradient_accumulation is True; valid is a whole number above 0"),
+        ({"early_stopping": 0}, "early_stopping is 0; valid is null or a whole number above 0"),
+        ({"early_stopping": 2, "evaluations": 2}, r"must be below evaluations \(2\), or it stops nothing"),
     ],
 )
 def test_recipes_are_strict(tmp_path, change, says):
@@ -80,8 +87,40 @@ def test_recipes_are_strict(tmp_path, change, says):
         read_recipe(file)
 
 
+def test_every_recipe_is_valid_and_trains_on_a_cpu_in_one_process():
+    files = sorted((checkout() / "models" / "recipes").glob("*.yaml"))
+    assert len(files) >= 3
+    for file in files:
+        recipe = read_recipe(file)
+        assert recipe["devices"] == recipe["gradient_accumulation"] == 1 and micro_batch(7, recipe) == 7
+        assert file.read_text().startswith(("# assay run NAME", "# assay stage NAME")), file.name
+
+
+def test_a_batch_is_shared_alike_or_refused():
+    assert micro_batch(24, {"devices": 4, "gradient_accumulation": 3}) == 2
+    with pytest.raises(BadConfig, match=r"train\.batch is 4, which 8 devices in 1 parts each cannot share alike"):
+        micro_batch(4, {"devices": 8, "gradient_accumulation": 1})
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:0", "cuda:3"])
+def test_a_gpu_that_is_not_there_is_named(device):
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("torch sees a GPU on this machine")
+    with pytest.raises(MissingTool, match=rf"ASSAY_DEVICE is {device}, but torch .* sees 0 GPUs"):
+        read_recipe(checkout() / "models" / "recipes" / "sft.yaml", device=device)
+
+
+def test_a_4_bit_base_needs_its_library(tmp_path, monkeypatch):
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump({**RECIPE, "quantize": "nf4"}))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(BadConfig, match="needs bitsandbytes; install it with: pip install bitsandbytes"):
+        read_recipe(file, device="cuda")
+
+
 def test_an_unknown_recipe_names_the_known():
-    with pytest.raises(BadConfig, match=r"there is no models/recipes/nope\.yaml; known: raft, sft"):
+    with pytest.raises(BadConfig, match=r"there is no models/recipes/nope\.yaml; known: .*raft, sft"):
         read_recipe(checkout() / "models" / "recipes" / "nope.yaml")
 
 

@@ -8,14 +8,15 @@ from pathlib import Path
 
 
 class Account:
-    """Wall seconds and CPU-seconds (all threads of this process) of a training, the parts before this one included.
+    """Wall seconds and CPU-seconds (all threads) of a process that trains, the parts before this one included.
 
-    `keep` writes them whole into `file`; a killed part counts up to when it last did.
+    `keep` writes them whole into `folder`; a killed part counts up to when it last did. Processes that train side by
+    side have an account each, by their `rank`.
     """
 
-    def __init__(self, file: Path) -> None:
-        self._file = file
-        known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    def __init__(self, folder: Path, *, rank: int = 0) -> None:
+        self._file = folder / f"spent-{rank}.json"
+        known = json.loads(self._file.read_text(encoding="utf-8")) if self._file.is_file() else {}
         self._wall, self._cpu = float(known.get("seconds", 0)), float(known.get("cpu_seconds", 0))
         self._began, self._cpu_began = time.perf_counter(), time.process_time()
 
@@ -23,12 +24,14 @@ class Account:
     def seconds(self) -> float:
         return self._wall + time.perf_counter() - self._began
 
-    @property
-    def cpu_seconds(self) -> float:
-        return self._cpu + time.process_time() - self._cpu_began
-
     def keep(self) -> None:
         self._file.parent.mkdir(parents=True, exist_ok=True)
+        cpu = self._cpu + time.process_time() - self._cpu_began
         unfinished = self._file.with_name(f".{self._file.name}.tmp")
-        unfinished.write_text(json.dumps({"seconds": self.seconds, "cpu_seconds": self.cpu_seconds}), encoding="utf-8")
+        unfinished.write_text(json.dumps({"seconds": self.seconds, "cpu_seconds": cpu}), encoding="utf-8")
         unfinished.replace(self._file)
+
+    def cpu_seconds(self) -> float:
+        """Of all processes, as each last kept it."""
+        kept = (json.loads(file.read_text(encoding="utf-8")) for file in self._file.parent.glob("spent-*.json"))
+        return sum(float(known["cpu_seconds"]) for known in kept)

@@ -6,13 +6,15 @@ SFTTrainer computes the same loss in tiles over the vocabulary, which took a CPU
 Deterministic on one machine: the order of the examples is laid out before the training starts (shuffled epochs, and
 within eight batches by length, so that little is padded), there is no dropout, and the arithmetic is seeded. The
 state is checkpointed, so a killed training goes on from its last whole checkpoint and ends with the same weights
-(`tests/faults/test_train_kill.py`). It knows no corpora, no object store and no tracking.
+(`tests/faults/test_train_kill.py`). On GPUs it trains in processes of its own, one a GPU (`processes`). It knows no
+corpora, no object store and no tracking.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import warnings
 from collections.abc import Mapping, Sequence
@@ -21,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.backends.lora.chats import Chat, encode, layout
+from pipelines.backends.lora.recipe import micro_batch
 from pipelines.backends.lora.spent import Account
 from pipelines.backends.lora.trainer import (
     WHOLE,
@@ -32,12 +35,28 @@ from pipelines.backends.lora.trainer import (
     losses,
     watcher,
 )
-from pipelines.errors import BackendError
+from pipelines.errors import BackendError, BadConfig
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is trained, on what, and where what comes of it goes. `recipe` is that of `read_recipe`."""
+
+    base: Path
+    destination: Path
+    base_name: str
+    training: Sequence[Chat]
+    validation: Sequence[Chat]
+    recipe: Mapping[str, Any]
+    settings: Settings
+    checkpoints: Path
+    device: str
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What came out. `history` holds {"step", "loss"} and {"step", "validation_loss"} entries, in order.
+    """What came out. `history` holds {"step", "loss"} and {"step", "validation_loss"} entries, in order; `steps` is the
+    last step, `kept_step` the one whose weights are kept.
 
     `tokens` are those of the chats trained on, prompt and completion, each time that they were, padding aside;
     `seconds` (wall) and `cpu_seconds` are of all parts of a training that was killed and gone on with, loading the
@@ -47,20 +66,48 @@ class Trained:
     folder: Path
     history: list[dict[str, float]]
     steps: int
+    kept_step: int
     tokens: int
     seconds: float
     cpu_seconds: float
-    device: str = "cpu"
-    gpus: int = 0
+    device: str
+    gpus: int
 
 
-def _newest_whole(folder: Path) -> Path | None:
-    """The newest checkpoint that was finished; those that were not are removed."""
+@dataclass(frozen=True)
+class _Lesson:
+    """The chats as tokens, in the order in which they are trained on."""
+
+    rows: Sequence[Mapping[str, list[int]]]
+    held_out: Sequence[Mapping[str, list[int]]]
+    batch: int
+
+    def tokens(self, first: int, last: int) -> int:
+        """Useful tokens of the steps from `first` to `last`, counted from 1."""
+        return sum(len(row["input_ids"]) for row in self.rows[(first - 1) * self.batch : last * self.batch])
+
+
+def _lesson(job: Job, tokenizer: Any) -> _Lesson:
+    """BadConfig when the training is to stop by a validation loss that nothing measures."""
+    numbers, held_out = job.settings, job.validation[: job.recipe["validation_examples"]]
+    if job.recipe["early_stopping"] is not None and not held_out:
+        raise BadConfig(
+            "the recipe's early_stopping goes by the validation loss, but no chat is held out: raise split.validation "
+            "or validation_examples, or set early_stopping to null"
+        )
+    rows = [encode(tokenizer, chat) for chat in job.training]
+    lengths = [len(row["input_ids"]) for row in rows]
+    order = layout(lengths, batch=numbers.batch, steps=numbers.steps, seed=numbers.seed)
+    return _Lesson([rows[i] for i in order], [encode(tokenizer, chat) for chat in held_out], numbers.batch)
+
+
+def _newest_whole(folder: Path, *, tidy: bool) -> Path | None:
+    """The newest checkpoint that was finished; with `tidy` those that were not are removed."""
     whole = []
     for checkpoint in folder.glob("checkpoint-*"):
         if (checkpoint / WHOLE).is_file():
             whole.append(checkpoint)
-        else:
+        elif tidy:
             shutil.rmtree(checkpoint, ignore_errors=True)
     return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
@@ -79,6 +126,83 @@ def _write_adapter(trainer: Any, destination: Path, *, base_name: str) -> None:
     file.write_text(json.dumps(config, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
+def _replayed(checkpoint: Path, on_log: OnLog) -> bool:
+    """Report the losses before a checkpoint; True when the training had stopped early there already."""
+    state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    for entry in state["log_history"]:
+        if seen := losses(entry):
+            on_log(entry["step"], seen)
+    on_log(state["global_step"], {"resumed_from": state["global_step"]})
+    stopping = state["stateful_callbacks"].get("EarlyStoppingCallback")
+    if stopping is None:
+        return False
+    patience = stopping["args"]["early_stopping_patience"]
+    return bool(stopping["attributes"]["early_stopping_patience_counter"] >= patience)
+
+
+def _taught(trainer: Any, checkpoints: Path, on_log: OnLog, *, first: bool) -> None:
+    """Train to the end, from the newest whole checkpoint where there is one. A training that had stopped early when it
+    was killed would be given one more step by transformers: of it the best weights are loaded, and that is all."""
+    from transformers import TrainerState
+
+    resume = _newest_whole(checkpoints, tidy=first) if checkpoints.is_dir() else None
+    if resume is not None:
+        trainer.args.eval_on_start = False
+        if _replayed(resume, on_log if first else lambda step, values: None):
+            trainer.state = TrainerState.load_from_json(str(resume / "trainer_state.json"))
+            trainer.model.load_adapter(trainer.state.best_model_checkpoint, "default")
+            return
+    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+
+
+def _quiet() -> None:
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+
+
+def run(job: Job, on_log: OnLog) -> Trained:
+    """A training in this process; under torchrun in one of several, of which the first reports and writes."""
+    from transformers import EarlyStoppingCallback, PreTrainedTokenizerFast
+
+    _quiet()
+    rank = int(os.environ.get("RANK", "0"))
+    account = Account(job.checkpoints, rank=rank)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(str(job.base))
+    lesson, recipe = _lesson(job, tokenizer), job.recipe
+    trainer = completion_trainer(
+        fresh_model(job.base, recipe, rank=job.settings.rank, seed=job.settings.seed),
+        arguments(job.checkpoints, job.settings, recipe, evaluated=bool(lesson.held_out), device=job.device),
+        tokenizer,
+        train_dataset=lesson.rows,
+        eval_dataset=lesson.held_out or None,
+    )
+    if recipe["early_stopping"] is not None:
+        trainer.add_callback(EarlyStoppingCallback(recipe["early_stopping"]))
+    trainer.add_callback(watcher(on_log, tokens=lambda step: lesson.tokens(step, step), after_step=account.keep))
+    _taught(trainer, job.checkpoints, on_log, first=rank == 0)
+    state = trainer.state
+    history = [{"step": e["step"], **seen} for e in state.log_history if (seen := losses(e))]
+    if not all(math.isfinite(value) for entry in history for value in entry.values()):
+        raise BackendError("training diverged: the loss is not a number; lower train.learning_rate")
+    if rank == 0:
+        _write_adapter(trainer, job.destination, base_name=job.base_name)
+    account.keep()
+    return Trained(
+        folder=job.destination,
+        history=history,
+        steps=state.global_step,
+        kept_step=state.best_global_step if recipe["early_stopping"] is not None else state.global_step,
+        tokens=lesson.tokens(1, state.global_step),
+        seconds=account.seconds,
+        cpu_seconds=account.cpu_seconds(),
+        device=job.device.partition(":")[0],
+        gpus=0 if job.device == "cpu" else recipe["devices"],
+    )
+
+
 def train(
     base: Path,
     destination: Path,
@@ -90,50 +214,19 @@ def train(
     settings: Settings,
     checkpoints: Path,
     on_log: OnLog,
+    device: str = "cpu",
 ) -> Trained:
     """Train on `training` and write adapter_model.safetensors and adapter_config.json into `destination`.
 
-    `checkpoints` is a folder that belongs to exactly this training: what a killed
-    run left there is gone on from. `validation` may be empty. BackendError when the loss is not a number.
+    `checkpoints` is a folder that belongs to exactly this training: what a killed run left there is gone on from.
+    `validation` may be empty. `device` is cpu, cuda or cuda:N. BackendError when the loss is not a number; BadConfig
+    for a batch that `devices` and `gradient_accumulation` cannot share alike, and for early stopping without
+    `validation`.
     """
-    from transformers import PreTrainedTokenizerFast
-    from transformers.utils import logging
+    job = Job(base, destination, base_name, training, validation, recipe, settings, checkpoints, device)
+    micro_batch(settings.batch, recipe)
+    if device == "cpu" and recipe["devices"] == 1:
+        return run(job, on_log)
+    from pipelines.backends.lora.processes import launch
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-    account = Account(checkpoints / "spent.json")
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(str(base))
-    rows = [encode(tokenizer, chat) for chat in training]
-    held_out = validation[: recipe["validation_examples"]]
-    lengths = [len(row["input_ids"]) for row in rows]
-    order = layout(lengths, batch=settings.batch, steps=settings.steps, seed=settings.seed)
-
-    def tokens(first: int, last: int) -> int:
-        """Useful tokens of the steps from `first` to `last`, counted from 1."""
-        return sum(lengths[index] for index in order[(first - 1) * settings.batch : last * settings.batch])
-
-    trainer = completion_trainer(
-        fresh_model(base, recipe, rank=settings.rank, seed=settings.seed),
-        arguments(checkpoints, settings, recipe, evaluated=bool(held_out)),
-        tokenizer,
-        train_dataset=[rows[index] for index in order],
-        eval_dataset=[encode(tokenizer, chat) for chat in held_out] or None,
-    )
-    resume = _newest_whole(checkpoints) if checkpoints.is_dir() else None
-    if resume is not None:
-        resumed_from = int(resume.name.rpartition("-")[2])
-        trainer.args.eval_on_start = False
-        for entry in json.loads((resume / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]:
-            if seen := losses(entry):
-                on_log(entry["step"], seen)
-        on_log(resumed_from, {"resumed_from": resumed_from})
-    trainer.add_callback(watcher(on_log, tokens=lambda step: tokens(step, step), after_step=account.keep))
-    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-    history = [{"step": e["step"], **seen} for e in trainer.state.log_history if (seen := losses(e))]
-    if not all(math.isfinite(value) for entry in history for value in entry.values()):
-        raise BackendError("training diverged: the loss is not a number; lower train.learning_rate")
-    _write_adapter(trainer, destination, base_name=base_name)
-    account.keep()
-    steps = trainer.state.global_step
-    return Trained(destination, history, steps, tokens(1, steps), account.seconds, account.cpu_seconds)
+    return launch(job, on_log)
