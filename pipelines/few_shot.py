@@ -6,7 +6,8 @@ was admitted to it is shown: what training refuses (secrets, contamination, bad 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,16 @@ def shots_source(workspace: Workspace) -> str:
     return digest_json([digest_bytes(file.read_bytes()) if file.is_file() else None for file in files])
 
 
-def _examples(generate: Generate, workspace: Workspace, questions: Sequence[Item], *, structured: bool) -> list[Item]:
-    """The corpus's examples, or its gold questions as examples; where something was trained on, only what was."""
+def _examples(
+    generate: Generate,
+    workspace: Workspace,
+    questions: Sequence[Item],
+    *,
+    structured: bool,
+    admitted: Collection[str] | None,
+) -> list[Item]:
+    """The corpus's examples, or its gold questions as examples: those `admitted`, by id; None: where something was
+    trained on, only what was."""
     from pipelines.schemas import read_jsonl
 
     def rows(file: Path) -> Iterable[Item]:
@@ -39,18 +48,34 @@ def _examples(generate: Generate, workspace: Workspace, questions: Sequence[Item
     if not found:
         how: dict[str, Any] = {"structured": structured, "refusal": generate.refusal}
         found = [mixing.from_question(q, **how) for q in questions if q["answers"] or not q["evidence"]]
-    admitted = {row["id"] for row in rows(workspace.training / "train.jsonl")}
+    if admitted is None:
+        admitted = {row["id"] for row in rows(workspace.training / "train.jsonl")}
     return [example for example in found if not admitted or example["id"] in admitted]
 
 
+def distilled_prompt(workspace: Workspace) -> Path:
+    """Where `mix` leaves the prompt that it distilled, with `mix.teacher`."""
+    return workspace.training / "teacher.json"
+
+
 def long_prompt(
-    params: CorpusParams, workspace: Workspace, generator: Generator, *, questions: Sequence[Item], ports: Ports
+    params: CorpusParams,
+    workspace: Workspace,
+    generator: Generator,
+    *,
+    questions: Sequence[Item],
+    ports: Ports,
+    admitted: Collection[str] | None = None,
 ) -> LongPrompt:
     """What the arm `prompt` asks with: instructions, and examples of the training split that obey the reply's schema;
-    gold questions of that split where the corpus has no examples. `questions` are all gold questions."""
+    gold questions of that split where the corpus has no examples. `questions` are all gold questions, `admitted` the
+    ids of examples that may be shown (None: what was trained on). Where a prompt was distilled, it is that one."""
+    known = distilled_prompt(workspace)
+    if admitted is None and params.mix.teacher is not None and known.is_file():
+        return LongPrompt.of(json.loads(known.read_text(encoding="utf-8")))
     generate, split = params.generate, params.split.model_dump()
     schema = load_schema(generate.reply_schema, ports)
-    examples = _examples(generate, workspace, questions, structured=schema is not None)
+    examples = _examples(generate, workspace, questions, structured=schema is not None, admitted=admitted)
     tested = [q["question"] for q in questions if splits.split_of(q, **split) == splits.TEST]
     found = candidates(examples, tested, split=split)
     obeying = [e for e in found if schema is None or schema.valid(first_object(mixing.completion_of(e)))]

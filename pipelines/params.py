@@ -122,6 +122,7 @@ class Mix(Section):
     allow: tuple[Annotated[str, AfterValidator(_pattern)], ...]
     region: Annotated[str, Field(pattern="^[A-Z]{2}$")] | None
     synthetic: Synthetic | None
+    teacher: Literal["prompt"] | None = None
     min_examples: Count
     seed: int
 

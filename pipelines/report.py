@@ -84,6 +84,7 @@ def render(report: Json, comparison: Json, releases: Json) -> str:
             differences=differences,
             hypothesis=comparison.get("hypothesis"),
             recommendation=comparison.get("recommendation"),
+            distilled=comparison.get("distilled"),
             release=releases["releases"][0] if releases["releases"] else None,
             releases=releases["releases"],
         )

@@ -117,3 +117,5 @@ def _differences(result: Json, primary: str, console: Console) -> None:
         parts = "   ".join(f"{pair} {_signed(claim[pair])}" for pair in PAIRS)
         claimed = f"“{claim['statement'].capitalize()}” on {claim['metric']}: "
         console.print(Text.assemble(claimed, (claim["verdict"], said), (f"\n  {parts}", "dim")))
+    if result.get("distilled"):
+        console.print(Text(result["distilled"]["sentence"]))

@@ -13,6 +13,7 @@ from typing import Any
 from pipelines import params as params_module
 from pipelines.backends.objects import ObstoreObjects
 from pipelines.backends.releaselog import SignedReleaseLog
+from pipelines.core import distil
 from pipelines.core.hypothesis import verdict
 from pipelines.core.prompts import ARMS, pairs
 from pipelines.errors import AssayError, NotFound
@@ -55,6 +56,7 @@ def comparison(settings: Settings, corpus: str) -> Json:
 
     `arms` is {arm: {metric: {value, low, high, n}}} in the order of `ARMS`, `differences` {"B - A": the same}.
     `hypothesis` says whether both together beat either alone (`core.hypothesis`); null where that was not measured.
+    `distilled` says what `tuned` saves over the prompt that was distilled into it (`core.distil`); null without one.
     What these figures recommend, and the comparison table, are `actions.compare.evidence`'s. Where the arms were
     skipped, `skipped` says why and `arms` is empty. NotFound before they were scored.
     """
@@ -64,13 +66,15 @@ def comparison(settings: Settings, corpus: str) -> Json:
     facts = workspace.receipt("score_answers")
     judged = workspace.receipt("judge") if workspace.has("judge") else {}
     out: Json = {"corpus": corpus, "questions": facts.get("questions", 0), "primary": judged.get("primary", "")}
-    out |= {"arm": judged.get("arm"), "arms": {}, "differences": {}, "hypothesis": None}
+    out |= {"arm": judged.get("arm"), "arms": {}, "differences": {}, "hypothesis": None, "distilled": None}
     if "skipped" in facts:
         return out | {"skipped": facts["skipped"]}
     measured = workspace.measured("score_answers")
     for kind, names in (("arms", ARMS), ("differences", [pair for pair, _, _ in pairs(ARMS)])):
         scored, spent = facts.get(kind, {}), measured.get(kind, {})
         out[kind] = {name: _metrics(scored[name], spent.get(name, {})) for name in names if name in scored}
+    if workspace.has("mix") and "teacher" in workspace.receipt("mix"):
+        out["distilled"] = distil.gained(out["arms"], out["differences"], out["primary"].partition(".")[2])
     out["hypothesis"] = verdict(out["differences"], out["primary"].partition(".")[2])
     return out | {"currency": measured.get("currency")} | evidence(workspace, out["arms"])
 

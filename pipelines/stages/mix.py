@@ -4,35 +4,40 @@ Documents are read only where `mix.synthetic` asks for it: else a revision that 
 training set as it is, so nothing is trained. The set is split by document. Left out, counted and named in
 training/remarks.jsonl are: repeats and near-duplicates, test questions and what else holds texts of the test, replies
 that do not obey the schema, personal data and secrets (unless the stage refuses them, its default), and what is too
-long to train on. Great Expectations then looks at the chats as they were written. Fewer than `mix.min_examples` are no
-training set: that is said, and nothing is trained.
+long to train on. With `mix.teacher` the replies of a long prompt take the place of completions (`pipelines.teacher`).
+Great Expectations then looks at the chats as they were written. Fewer than `mix.min_examples` are no training set: that
+is said, and nothing is trained.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from pipelines.backends import gx, near_duplicates, sensitive
-from pipelines.core import contamination, mixing, splits
+from pipelines.core import contamination, distil, mixing, splits
 from pipelines.core.digests import digest_json
 from pipelines.core.mixing import Account
 from pipelines.core.nouns import Report
 from pipelines.core.prompts import first_object, normalised
 from pipelines.errors import BadInput
+from pipelines.few_shot import distilled_prompt
 from pipelines.params import CorpusParams
 from pipelines.params import Mix as MixParams
 from pipelines.ports import Ports
 from pipelines.reply_schema import load_validator
 from pipelines.schemas import read_jsonl, write_jsonl
 from pipelines.synthesis import synthesise
-from pipelines.workspace import Workspace
+from pipelines.teacher import Teacher
+from pipelines.workspace import Workspace, write_whole
 
 Item = Mapping[str, Any]
 Row = Mapping[str, Any]
 Schema = Callable[[Any], bool] | None
+Teach = Callable[[Sequence[Item], Account], list[Item]]
 _NAMED = 5  # examples named in an error
 
 
@@ -150,14 +155,17 @@ def compose(
     *,
     count: Callable[[Sequence[Mapping[str, str]]], int],
     schema: Schema,
+    teach: Teach | None = None,
 ) -> tuple[list[Row], list[Row], Account]:
     """(training rows, validation rows, what was left out and what was found). `count` gives a chat's tokens; `schema`
-    says whether a reply obeys. A row is {"id", "tokens", "messages"}, in the order of the ids, whatever the order of
-    the examples. BadInput for personal data and secrets under `mix.sensitive: refuse`."""
+    says whether a reply obeys; `teach` puts other replies in the place of completions. A row is {"id", "tokens",
+    "messages"}, in the order of the ids, whatever the order of the examples. BadInput for personal data and secrets
+    under `mix.sensitive: refuse`."""
     how: dict[str, Any] = params.split.model_dump()
     account = Account()
     tested, index = _tested(params, questions)
     kept = _kept(params, examples, tested, index, schema=schema, account=account)
+    kept = kept if teach is None else teach(kept, account)
     pool = mixing.quotes(e for e in kept if splits.split_of(e, **how) == splits.TRAIN)
     rows: dict[str, list[Row]] = {splits.TRAIN: [], splits.VALIDATION: []}
     style = _style(params)
@@ -229,6 +237,7 @@ def _summary(facts: Mapping[str, Any]) -> str:
     lost = ", ".join(f"{n} {why.replace('_', ' ')}" for why, n in facts["dropped"].items() if n)
     found = ", ".join(f"{n} of {kind}" for kind, n in facts["screened"]["found"].items())
     out = f"{facts['train']} training and {facts['validation']} validation chats from {facts['source']}"
+    out += f"; {distil.summary(facts['teacher'])}" if "teacher" in facts else ""
     return out + (f"; dropped {lost}" if lost else "") + (f"; found {found}" if found else "; nothing sensitive found")
 
 
@@ -244,10 +253,23 @@ def _gathered(
     return [*examples, *made], questions, {"source": source, "synthetic": facts}
 
 
-def _write(workspace: Workspace, rows: Mapping[str, Sequence[Row]], account: Account) -> None:
+def _write(
+    workspace: Workspace, rows: Mapping[str, Sequence[Row]], account: Account, *, teacher: Teacher | None
+) -> None:
     write_jsonl(workspace.training / "train.jsonl", rows[splits.TRAIN])
     write_jsonl(workspace.training / "validation.jsonl", rows[splits.VALIDATION])
     write_jsonl(workspace.training / "remarks.jsonl", map(asdict, account.remarks))
+    distilled_prompt(workspace).unlink(missing_ok=True)
+    if teacher is not None and teacher.longer is not None:
+        write_whole(distilled_prompt(workspace), json.dumps(teacher.longer.to_json(), ensure_ascii=False) + "\n")
+
+
+def _counted(params: CorpusParams, account: Account, teacher: Teacher | None) -> dict[str, Any]:
+    """What was left out and found, and what came of asking the teacher, where there is one."""
+    screened = {"policy": params.mix.sensitive, "found": dict(sorted(account.found.items()))}
+    shared = sum(remark.reason == "shares_evidence" for remark in account.remarks)
+    out = {"dropped": account.dropped(), "screened": screened, "shares_evidence": shared}
+    return out | ({"teacher": teacher.facts} if teacher and teacher.facts else {})
 
 
 def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> Report:
@@ -255,27 +277,30 @@ def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> Report:
     `skipped` why there is none. BadInput when no completion obeys the schema, when personal data or secrets are
     refused, or when an expectation fails; MissingTool without the model."""
     examples, questions, facts = _gathered(params, workspace, ports)
-    schema = load_validator(params.generate.reply_schema, ports) if facts["source"].startswith("examples") else None
+    teacher = Teacher(params, workspace, questions=questions, ports=ports) if params.mix.teacher else None
+    # Gold answers do not have the reply's form, and completions need not have it where they are not what is learned.
+    own = facts["source"].startswith("examples") and teacher is None
+    schema = load_validator(params.generate.reply_schema, ports) if own else None
     training: list[Row] = []
     validation: list[Row] = []
     account = Account()
     if examples:
         count = ports.generator().count
-        training, validation, account = compose(params, examples, questions, count=count, schema=schema)
-    dropped, least = account.dropped(), params.mix.min_examples
-    if dropped["format"] and not training:
+        how: dict[str, Any] = {"count": count, "schema": schema, "teach": teacher.teach if teacher else None}
+        training, validation, account = compose(params, examples, questions, **how)
+    least = params.mix.min_examples
+    facts |= _counted(params, account, teacher) | {"train": len(training)}
+    if facts["dropped"]["format"] and not training:
         raise BadInput(f"no training example's completion obeys {params.generate.reply_schema}; they must")
-    screened = {"policy": params.mix.sensitive, "found": dict(sorted(account.found.items()))}
-    shared = sum(remark.reason == "shares_evidence" for remark in account.remarks)
-    facts |= {"dropped": dropped, "screened": screened, "shares_evidence": shared, "train": len(training)}
     if len(training) < least:
         facts["skipped"] = f"{len(training)} training examples, at least {least} are needed (mix.min_examples)"
-        _write(workspace, {splits.TRAIN: [], splits.VALIDATION: []}, account)
-        return Report("mix", facts, f"skipped: {facts['skipped']}")
+        _write(workspace, {splits.TRAIN: [], splits.VALIDATION: []}, account, teacher=None)
+        said = f"; {distil.summary(facts['teacher'])}" if "teacher" in facts else ""
+        return Report("mix", facts, f"skipped: {facts['skipped']}{said}")
     rows = {splits.TRAIN: training, splits.VALIDATION: validation}
     site = ports.settings.reports / workspace.corpus / "training_docs"
     page = _expected(params, rows, examples, questions, site=site)
-    _write(workspace, rows, account)
+    _write(workspace, rows, account, teacher=teacher)
     facts |= {
         "digest": digest_json([training, validation]),
         "validation": len(validation),

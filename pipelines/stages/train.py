@@ -101,6 +101,8 @@ def _mixed(mix: Record) -> dict[str, float]:
     counts["mix.sensitive_found"] = sum(mix["screened"]["found"].values())
     if "synthetic" in mix:
         counts |= {f"mix.synthetic.{name}": mix["synthetic"][name] for name in ("asked", "kept")}
+    if "teacher" in mix:
+        counts |= {f"mix.teacher.{name}": mix["teacher"][name] for name in ("asked", "kept")}
     return {name: float(value) for name, value in counts.items()}
 
 
@@ -201,4 +203,6 @@ def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> Report:
         version = _track(params, workspace, ports, log, facts=facts, history=record["history"], took=took, card=card)
         training.tidy(ports.settings, plan)
     summary = f"adapter {facts['digest'][:12]}, loss {facts['loss_first']:.2f} to {facts['loss_last']:.2f}"
+    if "kept_step" in facts:
+        summary += f", ended at step {facts['steps']}, weights of step {facts['kept_step']}"
     return Report("train", facts, summary, {"run_id": log.run_id, "version": version, **took})

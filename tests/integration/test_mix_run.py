@@ -1,13 +1,27 @@
-"""The mix stage whole: Great Expectations on the set that is written, and questions asked for about documents."""
+"""The mix stage whole: Great Expectations on the set that is written, questions asked for about documents, and a set
+whose completions a long prompt gave."""
+
+import json
 
 import pytest
 
+from pipelines.core.long_prompt import LongPrompt
 from pipelines.core.nouns import Document
 from pipelines.corpus_files import CorpusFiles, document_row, write_files
 from pipelines.errors import BadInput
+from pipelines.few_shot import distilled_prompt
+from pipelines.ports import Completion
 from pipelines.schemas import read_jsonl
 from pipelines.stages import mix
-from tests.adapter_kit import handbook, params_of, shuffled_answers, tiny_generator, wiring, workspace_with
+from tests.adapter_kit import (
+    OwnGenerator,
+    handbook,
+    params_of,
+    shuffled_answers,
+    tiny_generator,
+    wiring,
+    workspace_with,
+)
 
 pytestmark = pytest.mark.integration
 
@@ -71,3 +85,56 @@ def test_replies_that_are_no_pairs_train_nothing_and_are_asked_for_once(tmp_path
     kept = ports.objects.list("answers/")
     assert len(kept) == 2
     assert mix.run(params, workspace, ports=ports) == report and ports.objects.list("answers/") == kept
+
+
+def test_a_teacher_that_says_nothing_sensible_leaves_no_set_and_says_so(tmp_path, definition):
+    params = params_of(
+        generate={"reply_schema": None, "max_new_tokens": 2, "prompt": {"shots": 1, "max_tokens": 4000}},
+        mix={"teacher": "prompt"},
+        train={"max_tokens": 4000},
+    )
+    examples = handbook("examples")[:12]
+    workspace = workspace_with(tmp_path, questions=handbook("questions"), examples=examples)
+    ports = wiring(tmp_path, params, definition)
+    report = mix.run(params, workspace, ports=ports)
+    taught = report.facts["teacher"]
+    assert taught["asked"] > 0 == taught["kept"] and sum(taught["dropped"].values()) == taught["asked"]
+    assert "skipped: 0 training examples" in report.summary and "replies dropped (" in report.summary
+    assert len(ports.objects.list("answers/")) == taught["asked"] and not distilled_prompt(workspace).exists()
+
+
+class Taught(OwnGenerator):
+    """The real wiring, with a model that replies in the house's form to what it is asked."""
+
+    def generator(self, adapter=None):
+        found = super().generator(adapter)
+        form = {"citations": [], "tone": "neutral", "next_step": "none"}
+
+        def reply(chats, max_new_tokens):
+            said = ({"answer": f"As to {chat[-1]['content'].split()[-1]}", **form} for chat in chats)
+            return [Completion(json.dumps(one), 9, 9, 0.1) for one in said]
+
+        found.reply = reply
+        return found
+
+
+def test_a_set_that_a_long_prompt_taught(tmp_path, definition):
+    params = params_of(mix={"teacher": "prompt"}, generate={"prompt": {"shots": 2, "max_tokens": 9000}})
+    params = params.model_copy(update={"train": params.train.model_copy(update={"max_tokens": 4000})})
+    workspace = workspace_with(tmp_path, questions=handbook("questions"), examples=handbook("examples"))
+    ports = Taught(wiring(tmp_path, params).settings, "handbook", params)
+    ports.definition = definition
+    report = mix.run(params, workspace, ports=ports)
+    taught = report.facts["teacher"]
+    assert taught["asked"] == taught["kept"] == report.facts["train"] + report.facts["validation"]
+    assert "teacher: 159 asked, every reply kept" in report.summary
+    prompt = LongPrompt.of(json.loads(distilled_prompt(workspace).read_text()))
+    assert prompt.digest == taught["prompt"] and len(prompt.shots) == 4
+    for row in read_jsonl(workspace.training / "train.jsonl"):
+        system, asked, reply = row["messages"]
+        assert system["content"] == params.generate.system and "Passages:" not in asked["content"]
+        assert json.loads(reply["content"])["answer"] == f"As to {asked['content'].split()[-1]}"
+    assert mix.run(params, workspace, ports=ports) == report
+    plain = params.model_copy(update={"mix": params.mix.model_copy(update={"teacher": None})})
+    assert "teacher" not in mix.run(plain, workspace, ports=ports).facts
+    assert not distilled_prompt(workspace).exists()

@@ -113,6 +113,17 @@ def test_the_comparison_of_five_arms_fits_a_hundred_columns_with_the_primary_met
     assert "both - rag -.123 [-.22, -.02]" in " ".join(text.split())
 
 
+DISTILLED = "Distilled: tuned reads 212 tokens fewer per request than prompt (−74 %), token_f1 tuned − prompt −0.01"
+
+
+def test_what_was_distilled_is_said_in_one_sentence_below_the_table_and_on_the_page():
+    told = {**COMPARISON, "distilled": {"sentence": DISTILLED}}
+    assert DISTILLED in " ".join(shown(show.show_comparison, told).split())
+    assert DISTILLED in report.render(REPORT, told, RELEASES)
+    for other in (COMPARISON, {**COMPARISON, "distilled": None}):
+        assert "Distilled" not in shown(show.show_comparison, other) + report.render(REPORT, other, RELEASES)
+
+
 def test_skipped_arms_say_why():
     skipped = {"corpus": "tiny", "skipped": "tiny has no questions", "arms": {}}
     assert "no arms to compare: tiny has no questions" in shown(show_arms.show_comparison, skipped)

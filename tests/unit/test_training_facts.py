@@ -1,6 +1,7 @@
 """What a training took, in figures and on the adapter's card. No model is trained here."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -9,7 +10,8 @@ from pipelines.backends.lora.spent import Account
 from pipelines.core.costs import of_training
 from pipelines.params import Prices
 from pipelines.report import describe_adapter
-from pipelines.stages.train import _Progress
+from pipelines.stages.train import _facts, _Progress
+from tests.adapter_kit import params_of
 
 # An hour of wall time on two cores: 7,200 CPU-seconds.
 TOOK = {"tokens": 36_000, "cpu_seconds": 7200.0, "device": "cpu", "gpus": 0}
@@ -77,6 +79,29 @@ def test_the_card_of_what_is_not_known():
     card = describe_adapter({**MADE, "licence": None, "facts": FACTS, "mix": mix, "took": {"seconds": 12.0}})
     assert "names no licence" in card and "left out: nothing\n" in card and "nothing found\n" in card
     assert "**Took.** 12 s.\n" in card and "no validation set" in card
+
+
+def test_the_card_and_the_receipt_name_the_step_whose_weights_are_kept():
+    history = [{"step": n, "loss": 2.0} for n in range(1, 7)]
+    history += [{"step": n, "validation_loss": loss} for n, loss in ((0, 3.0), (2, 1.0), (4, 1.2), (6, 1.4))]
+    history.sort(key=lambda entry: entry["step"])
+    record = {"digest": "ab" * 32, "key": "k", "history": history, "seconds": 1.0, "steps": 6, "kept_step": 2}
+    base, mix = SimpleNamespace(name="b", base_digest="cd" * 32), {"digest": "ef" * 32, "train": 9}
+    facts = _facts(params_of(), base, mix, record)
+    assert (facts["steps"], facts["kept_step"]) == (6, 2)
+    assert (facts["validation_loss_last"], facts["validation_loss_kept"]) == (1.4, 1.0)
+    card = describe_adapter({**MADE, "facts": facts})
+    assert "6 steps of 4 chats (of 36, stopped early)" in card
+    assert "weights are those of step 2, where the validation loss was lowest: 1.000." in card
+    # Trained to its end, or by a record of before: nothing is said of it.
+    for plain in ({**record, "kept_step": 6}, {k: v for k, v in record.items() if k not in ("steps", "kept_step")}):
+        assert not {"kept_step", "validation_loss_kept"} & set(_facts(params_of(), base, mix, plain))
+
+
+def test_a_distilled_set_is_on_the_card():
+    taught = {"prompt": "12" * 32, "asked": 159, "kept": 150, "dropped": {"empty": 0, "format": 9}}
+    card = describe_adapter({**MADE, "mix": {**MADE["mix"], "teacher": taught}})
+    assert "replies to a long prompt (`121212121212`): 150 of 159 asked for, 9 format\n" in card
 
 
 def test_progress_says_the_speed_where_it_is_known(capsys):
