@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,12 @@ from pipelines.core.digests import digest_json
 from pipelines.definitions import hub_folder, package_folder, read_yaml, sha256_file
 from pipelines.errors import BadConfig, MissingTool
 from pipelines.settings import checkout
+from pipelines.tuned import base_of
 
-DEFINITION_FORM = "one of package, path, hub or endpoint; and optionally prefix, window, random_seed, float_layers"
+DEFINITION_FORM = (
+    "one of package, path, hub or endpoint; and optionally prefix, window, random_seed, float_layers; "
+    "or tuned: true and base"
+)
 PRECISIONS = ("fp32", "bf16", "int8")
 GRAPH = 2
 """Which form of graph `backends.openvino_export` makes; part of the digest."""
@@ -50,8 +54,18 @@ def _folder(name: str, raw: Mapping[str, Any]) -> Path:
     return folder
 
 
-def read_definition(file: Path) -> Definition:
-    """Parse strictly and find the model. BadConfig shows the valid form; MissingTool names what is not there."""
+def _tuned(file: Path, base: Path, folder: Path | None) -> Definition:
+    """As the base is, with the weights of `folder`."""
+    if folder is None:
+        raise BadConfig(f"embedder {file.stem} is each corpus's own; here a model that all share is needed")
+    return replace(read_definition(base), name=file.stem, folder=folder, random_seed=None)
+
+
+def read_definition(file: Path, *, tuned: Path | None = None) -> Definition:
+    """Parse strictly and find the model; of a definition that says `tuned: true` it is the folder `tuned`. BadConfig
+    shows the valid form; MissingTool names what is not there."""
+    if (base := base_of(file)) is not None:
+        return _tuned(file, base, tuned)
     name = file.stem
     raw = read_yaml(file, folder="models/embedders", key="embed.model")
     if isinstance(raw, dict) and "endpoint" in raw:

@@ -23,6 +23,9 @@ Precision = Literal["fp32", "bf16", "int8"]
 Arm = Literal["base", "prompt", "rag", "tuned", "both"]
 Task = Literal["answer", "sql", "label"]
 ModelName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
+Tuned = Annotated[str | None, Field(pattern=r"^[0-9a-f]{64}$", exclude_if=lambda value: value is None)]
+"""Digest of a model that `assay tune` made. Where `model` names a tuned one it is filled in with the newest, so that
+what is judged and released names its very model; else it is left out."""
 
 
 class Section(BaseModel):
@@ -61,6 +64,7 @@ class ChunkParams(Section):
 
 class Embed(Section):
     model: ModelName
+    tuned: Tuned = None
     precision: Precision
     batch_tokens: Annotated[int, Field(ge=256)]
     partitions: Count
@@ -73,6 +77,7 @@ class Index(Section):
 
 class Rerank(Section):
     model: ModelName
+    tuned: Tuned = None
     depth: Annotated[int, Field(ge=1, le=200)]
 
 

@@ -317,6 +317,10 @@ class Ports(Protocol):
         """The embedder's model in another precision, e.g. to measure what the index's own loses."""
         ...
 
+    def base_embedder(self) -> Embedder:
+        """The model that `embedder` was tuned from, in the same precision. BadConfig where it is no tuned one."""
+        ...
+
     def generator(self, adapter: Path | None = None) -> Generator: ...
     def as_released(self, manifest: Mapping[str, Any]) -> Ports:
         """The same places with the params that a release carries: its embedder, its generator. BadConfig."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import yaml
 
-from pipelines import graph
+from pipelines import graph, tuned
 from pipelines import params as params_module
 from pipelines.core.manifest import released_already
 from pipelines.errors import NotFound
@@ -37,7 +37,7 @@ def _sync(wiring: Wiring) -> None:
     """Write the graph, the corpus's params and the code digests into the workspace, each only when it differs."""
     root = wiring.workspace.root
     raw = params_module.read_raw(wiring.settings.params_file)
-    block = params_module.corpus_block(raw, wiring.corpus)
+    block = tuned.with_pins(params_module.corpus_block(raw, wiring.corpus), wiring.params)
     write_whole(root / "dvc.yaml", graph.render(block))
     write_whole(root / "params.yaml", yaml.safe_dump(block, sort_keys=True, allow_unicode=True, width=120))
     write_whole(root / "code.yaml", graph.render_code())

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from pipelines import params as params_module
-from pipelines import ports
+from pipelines import ports, tuned
 from pipelines.errors import BadConfig, NotTrainable
 from pipelines.params import CorpusParams
 from pipelines.settings import Settings, checkout, endpoint_url
@@ -29,7 +29,10 @@ class Wiring:
 
     @classmethod
     def of(cls, settings: Settings, corpus: str) -> Wiring:
-        return cls(settings, corpus, params_module.load_corpus(settings.params_file, corpus))
+        """The ports of a corpus as params.yaml describes it now, by the newest of its tuned models."""
+        params = params_module.load_corpus(settings.params_file, corpus)
+        models = checkout() / "models"
+        return cls(settings, corpus, tuned.pinned(params, corpus, home=settings.home, models=models))
 
     @classmethod
     def released(cls, settings: Settings, manifest: Mapping[str, Any]) -> Self:
@@ -49,22 +52,40 @@ class Wiring:
         return self.embedder_at(self.params.embed.precision)
 
     def embedder_at(self, precision: str) -> ports.Embedder:
+        embed = self.params.embed
+        return self._open(checkout() / "models" / "embedders" / f"{embed.model}.yaml", precision, embed.tuned)
+
+    def base_embedder(self) -> ports.Embedder:
+        embed = self.params.embed
+        base = tuned.base_of(checkout() / "models" / "embedders" / f"{embed.model}.yaml")
+        if base is None:
+            raise BadConfig(f"embed.model is {embed.model}, which is not tuned from another")
+        return self._open(base, embed.precision, None)
+
+    def _open(self, file: Path, precision: str, digest: str | None) -> ports.Embedder:
+        """The embedder of a definition; of a tuned one, the model of that digest."""
         from pipelines.endpoints import HostedEmbedder, read_hosted
 
-        embed = self.params.embed
-        file = checkout() / "models" / "embedders" / f"{embed.model}.yaml"
         if (hosted := read_hosted(file, HostedEmbedder)) is not None:
             return self._hosted_embedder(hosted, file, precision)
+        folder = self._tuned_folder(file, "embedder", digest)
         if self.settings.device != "cpu":
-            return self._on_torch(precision)
+            return self._on_torch(file, precision, folder)
         from pipelines.backends.openvino import load_embedder
 
         return load_embedder(
             file,
             cache=self.settings.cache,
             precision=precision,
-            batch_tokens=embed.batch_tokens,
+            batch_tokens=self.params.embed.batch_tokens,
+            tuned=folder,
         )
+
+    def _tuned_folder(self, file: Path, kind: str, digest: str | None) -> Path | None:
+        """Where the model of a tuned definition is; None where it is no tuned one."""
+        if tuned.base_of(file) is None:
+            return None
+        return tuned.folder_of(self.settings.home, self.corpus, kind, digest)
 
     def _hosted_embedder(self, hosted: HostedEmbedder, file: Path, precision: str) -> ports.Embedder:
         from pipelines.backends.endpoint import EndpointEmbedder
@@ -75,12 +96,12 @@ class Wiring:
         tokenizer = tokenizer_file(hosted.tokenizer, folder=file.parent).read_text(encoding="utf-8")
         return EndpointEmbedder(hosted, name=file.stem, url=endpoint_url(hosted.endpoint), tokenizer=tokenizer)
 
-    def _on_torch(self, precision: str) -> ports.Embedder:
+    def _on_torch(self, file: Path, precision: str, folder: Path | None) -> ports.Embedder:
         from pipelines.backends.torch_embedder import load_torch
         from pipelines.embedders import embedder_digest, read_definition
 
         embed, device = self.params.embed, self.settings.device.removeprefix("torch-")
-        found = read_definition(checkout() / "models" / "embedders" / f"{embed.model}.yaml")
+        found = read_definition(file, tuned=folder)
         digest = embedder_digest(found, precision)
         return load_torch(found, digest, precision=precision, batch_tokens=embed.batch_tokens, device=device)
 
@@ -92,7 +113,8 @@ class Wiring:
         from pipelines.backends.reranker import load_reranker
 
         definition = checkout() / "models" / "rerankers" / f"{rerank.model}.yaml"
-        return load_reranker(definition, cache=self.settings.cache, home=self.settings.home)
+        folder = self._tuned_folder(definition, "reranker", rerank.tuned)
+        return load_reranker(definition, cache=self.settings.cache, home=self.settings.home, tuned=folder)
 
     def generator(self, adapter: Path | None = None) -> ports.Generator:
         from pipelines.backends.transformers import load_generator

@@ -143,16 +143,23 @@ def reopen(folder: str, name: str, precision: str, batch_tokens: int, threads: i
 
 
 def load_embedder(
-    definition: Path, *, cache: Path, precision: str = "fp32", batch_tokens: int = 1024, threads: int = 0
+    definition: Path,
+    *,
+    cache: Path,
+    precision: str = "fp32",
+    batch_tokens: int = 1024,
+    threads: int = 0,
+    tuned: Path | None = None,
 ) -> OpenVinoEmbedder:
     """The embedder of a definition file, exported below `cache` on first use.
 
-    `batch_tokens` is the most tokens of one inference; `threads` 0 means all cores. BadConfig on a bad definition or a
+    `batch_tokens` is the most tokens of one inference; `threads` 0 means all cores; `tuned` is the folder of the model
+    where the definition says `tuned: true`. BadConfig on a bad definition or a
     precision that this CPU lacks, MissingTool when the model is not on this machine, IntegrityError when the export
     was altered.
     """
     inference_type(precision)
-    parsed = read_definition(definition)
+    parsed = read_definition(definition, tuned=tuned)
     digest = embedder_digest(parsed, precision)
     folder = cache / "embedders" / digest
     if not (folder / exports.FACTS).is_file():

@@ -28,8 +28,9 @@ from pipelines.definitions import hub_folder, package_folder, read_yaml, sha256_
 from pipelines.errors import BadConfig, BadInput, MissingTool
 from pipelines.params import resolve
 from pipelines.tokens import whole_tokenizer
+from pipelines.tuned import base_of
 
-DEFINITION_FORM = "one of package, path or hub; and optionally window"
+DEFINITION_FORM = "one of package, path or hub; and optionally window; or tuned: true and base"
 _FILES = ("model.xml", "model.bin", "tokenizer.json")
 _NEEDED = ("config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors")
 _BATCH_TOKENS = 4096
@@ -63,9 +64,20 @@ def _folder(file: Path, raw: Mapping[str, Any], home: Path) -> Path:
     return folder
 
 
-def read_definition(file: Path, *, home: Path) -> Definition:
-    """Parse strictly and find the model; `$ASSAY_HOME/` in a path is `home`. BadConfig shows the valid form."""
+def _raw(file: Path, tuned: Path | None) -> Any:
+    """What the definition says; of a tuned one, that its path is `tuned`."""
     raw = read_yaml(file, folder="models/rerankers", key="retrieve.rerank.model")
+    if base_of(file) is None:
+        return raw
+    if tuned is None:
+        raise BadConfig(f"reranker {file.stem} is each corpus's own; here a model that all share is needed")
+    return {"path": str(tuned)}
+
+
+def read_definition(file: Path, *, home: Path, tuned: Path | None = None) -> Definition:
+    """Parse strictly and find the model; `$ASSAY_HOME/` in a path is `home`, and of a definition that says
+    `tuned: true` the model is the folder `tuned`. BadConfig shows the valid form."""
+    raw = _raw(file, tuned)
     sources = {"package", "path", "hub"}
     if not isinstance(raw, dict) or set(raw) - sources - {"window"} or len(sources & set(raw)) != 1:
         raise BadConfig(f"models/rerankers/{file.name}: its keys are {DEFINITION_FORM}")
@@ -146,13 +158,15 @@ class OpenVinoReranker:
         return out
 
 
-def load_reranker(definition: Path, *, cache: Path, home: Path, threads: int = 0) -> OpenVinoReranker:
-    """The cross-encoder of a definition file, exported below `cache` on first use.
+def load_reranker(
+    definition: Path, *, cache: Path, home: Path, threads: int = 0, tuned: Path | None = None
+) -> OpenVinoReranker:
+    """The cross-encoder of a definition file (`read_definition`), exported below `cache` on first use.
 
     BadConfig on a bad definition, MissingTool when the model is not on this machine, IntegrityError when the export was
     altered.
     """
-    parsed = read_definition(definition, home=home)
+    parsed = read_definition(definition, home=home, tuned=tuned)
     digest = reranker_digest(parsed)
     folder = cache / "rerankers" / digest
     if not (folder / exports.FACTS).is_file():
