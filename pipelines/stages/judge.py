@@ -105,6 +105,15 @@ def _precision_checks(params: CorpusParams, workspace: Workspace) -> list[Check]
     return [gates.precision_check(judge.max_precision_loss, loss, min_questions=judge.min_questions)]
 
 
+def _tuned_checks(params: CorpusParams, workspace: Workspace, bootstrap: gates.Bootstrap) -> list[Check]:
+    """A tuned embedder must have been measured against its base, on questions that it was not trained on."""
+    if params.embed.tuned is None:
+        return []
+    pairs = {row["id"]: row["tuned"] for row in _rows(workspace, "retrieval") if "tuned" in row}
+    own, base = ({question: pair[side] for question, pair in pairs.items()} for side in ("own", "base"))
+    return [gates.tuned_check(own, base, min_questions=params.judge.min_questions, bootstrap=bootstrap)]
+
+
 def _candidate(params: CorpusParams, workspace: Workspace, arm: str, prompt: str) -> Candidate:
     """What readers would be served. How passages are searched for shapes a prompt as its wording does."""
     index, train = workspace.receipt("index"), workspace.receipt("train")
@@ -183,7 +192,7 @@ def decide(params: CorpusParams, workspace: Workspace) -> dict[str, Any]:
         min_questions=judge.min_questions,
         bootstrap=bootstrap,
     )
-    checks += _precision_checks(params, workspace)
+    checks += _precision_checks(params, workspace) + _tuned_checks(params, workspace, bootstrap)
     if reason := _nothing_judged(workspace):
         checks.insert(0, Check("judged", None, None, False, reason))
     verdict = Verdict(_candidate(params, workspace, arm or "none", prompt).digest, checks)

@@ -1,8 +1,9 @@
 """Score the index on the gold questions: nDCG@10, recall at 1, 5 and 10, MRR@10; and the champion's on the same.
 
 Questions whose evidence has quotes are scored on chunks, the others on documents, which rank by their best chunk.
-Measures are ir-measures'. A precision below fp32 is measured against fp32 of the same model on pooled passages. It
-judges nothing: the gate reads the rows that are left here, one per question.
+Measures are ir-measures'. A precision below fp32 is measured against fp32 of the same model on pooled passages, and a
+tuned embedder against its base. Where a tuned model searches, questions that it was trained on are left out. It judges
+nothing: the gate reads the rows that are left here, one per question.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from pipelines import pooling, tuned
 from pipelines.builds import build_facts, build_rows, require_embedder
 from pipelines.core.bootstrap import mean_interval
-from pipelines.core.digests import digest_json, digest_text
+from pipelines.core.digests import digest_json
 from pipelines.core.evidence import Labels, Piece, labels
 from pipelines.core.manifest import reranker_digest
 from pipelines.core.nouns import Report
@@ -32,8 +34,6 @@ NAMES = {"ndcg@10": "nDCG@10", "recall@1": "R@1", "recall@5": "R@5", "recall@10"
 CUTOFF = 10
 CHUNKS_FOR_DOCUMENTS = 50
 """Chunks fetched where documents are ranked, so that ten different documents are among them."""
-POOL_DEPTH = 50
-POOL_QUESTIONS = 200
 TIMED = 30
 
 Json = Mapping[str, Any]
@@ -136,69 +136,42 @@ def score_champion(champion: Json, params: CorpusParams, ports: Ports, build: Js
     return metrics, None
 
 
-def pool(ports: Ports, build: Json, questions: Sequence[Json], gold: Mapping[str, Labels], retrieve: Retrieve) -> Any:
-    """Arrow table (key, document, text, vector), by key: of all `questions` together the 50 passages nearest by vector
-    and those that hold gold. Source: the depth-k pool of TREC, Sparck Jones and van Rijsbergen (1975)."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    dense = retrieve.model_copy(update={"mode": "dense", "rerank": None})
-    asked = [row["question"] for row in questions]
-    collection, depth = build["collection"], POOL_DEPTH
-    found = search(ports.store, ports.embedder, collection, asked, retrieve=dense, reranker=None, k=depth)
-    keys = {hit.chunk for hits in found for hit in hits}
-    documents: set[str] = set()
-    for row in questions:
-        (keys if gold[row["id"]].level == "chunk" else documents).update(gold[row["id"]].grades)
-    of_keys, of_documents = (pa.array(sorted(ids), type=pa.string()) for ids in (keys, documents))
-    held = []
-    for batch in build_rows(ports.objects, build, columns=["key", "document", "text", "vector"]):
-        chosen = pc.or_(pc.is_in(batch["key"], of_keys), pc.is_in(batch["document"], of_documents))
-        held.append(batch.filter(chosen))
-    return pa.Table.from_batches(held).sort_by("key")
-
-
-def nearest(table: Any, passages: np.ndarray, asked: np.ndarray, levels: Sequence[str]) -> list[list[str]]:
-    """For each row of `asked` (questions, dim) the ten best chunk keys or documents of the pool, by inner product
-    with `passages` (rows of `table`, dim); of equals the smaller key."""
-    names = {"chunk": table["key"].to_pylist(), "document": table["document"].to_pylist()}
-    out = []
-    for vector, level in zip(asked, levels, strict=True):
-        order = np.argsort(-(passages @ vector), kind="stable")
-        out.append(list(dict.fromkeys(names[level][n] for n in order))[:CUTOFF])
-    return out
-
-
-def precision_pairs(
+def paired(
     ports: Ports,
-    exact: Embedder,
+    other: Embedder,
     build: Json,
     questions: Sequence[Json],
     *,
     gold: Mapping[str, Labels],
     retrieve: Retrieve,
+    name: str,
 ) -> dict[str, dict[str, float]]:
-    """Question id -> nDCG@10 by `fp32` and by `own`: the build's vectors against those of the same model in fp32.
-
-    Both rank the same pool (at most 200 questions, chosen by digest), so they differ by arithmetic alone; a pool
-    costs `exact` 10,000 passages at most, whatever the size of the corpus.
-    """
-    chosen = sorted(questions, key=lambda row: digest_text(row["id"]))[:POOL_QUESTIONS]
-    held = {row["id"]: gold[row["id"]] for row in chosen}
-    table = pool(ports, build, chosen, held, retrieve)
-    asked, levels = [row["question"] for row in chosen], [found.level for found in held.values()]
-    own = np.stack(table["vector"].to_numpy()).astype(np.float32)
-    sides = {"fp32": (exact, exact.embed_batch(table["text"].to_pylist())), "own": (ports.embedder, own)}
-    metrics = {}
-    for side, (embedder, passages) in sides.items():
-        ranks = nearest(table, passages, embedder.embed_batch(asked), levels)
-        metrics[side] = measure(held, dict(zip(held, ranks, strict=True)))
-    return {question: {side: metrics[side][question]["ndcg@10"] for side in sides} for question in held}
+    """Question id -> nDCG@10 by `own`, the build's vectors, and by `name`, those of `other`, on one pool of passages
+    and at most 200 questions (`pipelines.pooling`)."""
+    asked = pooling.chosen(questions)
+    held = {row["id"]: gold[row["id"]] for row in asked}
+    own, theirs = pooling.both_ways(ports, other, build, asked, gold=gold, retrieve=retrieve)
+    sides = {name: measure(held, theirs), "own": measure(held, own)}
+    return {question: {side: found[question]["ndcg@10"] for side, found in sides.items()} for question in held}
 
 
-def precision_loss(pairs: Mapping[str, Mapping[str, float]]) -> dict[str, float | int]:
-    """Mean nDCG@10 by which fp32 is better, with its interval over the questions."""
-    return mean_interval([pair["fp32"] - pair["own"] for pair in pairs.values()]).to_json()
+def difference(pairs: Mapping[str, Mapping[str, float]], *, of: str, less: str) -> dict[str, float | int]:
+    """Mean nDCG@10 by which the one side is better, with its interval over the questions."""
+    return mean_interval([pair[of] - pair[less] for pair in pairs.values()]).to_json()
+
+
+def compared(
+    params: CorpusParams, ports: Ports, build: Json, questions: Sequence[Json], gold: Mapping[str, Labels]
+) -> dict[str, dict[str, dict[str, float]]]:
+    """`precision`: a precision below fp32 against fp32. `tuned`: a tuned embedder against the one that it was tuned
+    from, in the same precision. Each as `paired` makes it; what does not apply is left out."""
+    how: dict[str, Any] = {"gold": gold, "retrieve": params.retrieve}
+    out = {}
+    if params.embed.precision != "fp32":
+        out["precision"] = paired(ports, ports.embedder_at("fp32"), build, questions, **how, name="fp32")
+    if params.embed.tuned is not None:
+        out["tuned"] = paired(ports, ports.base_embedder(), build, questions, **how, name="base")
+    return out
 
 
 def figure(ours: Json, theirs: Metrics) -> Any:
@@ -226,6 +199,13 @@ def _means(rows: Iterable[Mapping[str, float]]) -> dict[str, dict[str, float | i
     return {name: mean_interval([row[name] for row in held]).to_json() for name in NAMES}
 
 
+def _differences(pairs: Mapping[str, Any]) -> dict[str, Any]:
+    """The means of what `compared` found, for the receipt."""
+    sides = {"precision": ("precision_loss", "fp32", "own"), "tuned": ("tuned_gain", "own", "base")}
+    named = {sides[name]: found for name, found in pairs.items()}
+    return {name: difference(found, of=of, less=less) for (name, of, less), found in named.items()}
+
+
 def _record(ports: Ports, corpus: str, facts: Json, rows: Sequence[Json], measured: Json, drawn: Any) -> str:
     """The MLflow run of these scores; returns its id."""
     tags = {
@@ -239,6 +219,8 @@ def _record(ports: Ports, corpus: str, facts: Json, rows: Sequence[Json], measur
         log.metrics({f"{name}.{end}": m[end] for name, m in facts["metrics"].items() for end in ("low", "high")})
         if loss := facts.get("precision_loss"):
             log.metrics({"precision_loss": loss["value"], "precision_loss.high": loss["high"]})
+        if gain := facts.get("tuned_gain"):
+            log.metrics({"tuned_gain": gain["value"], "tuned_gain.low": gain["low"]})
         log.metrics({**measured, "stale_labels": len(facts["stale_labels"])})
         log.dataset(
             f"{corpus} questions",
@@ -266,23 +248,23 @@ def _questions(workspace: Workspace) -> list[dict[str, Any]]:
 def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> Report:
     """corpus/questions.jsonl -> scores/retrieval.jsonl and the means. Without questions nothing is scored, and the
     receipt says so. IntegrityError when the embedder is not the one that made the build's vectors."""
-    build, questions = workspace.receipt("index"), _questions(workspace)
+    build, every = workspace.receipt("index"), _questions(workspace)
+    questions = tuned.held_out(every, params=params, workspace=workspace, ports=ports)
     retrieve = params.retrieve
     facts: dict[str, Any] = {"collection": build["collection"], "mode": retrieve.mode, "k": retrieve.k}
     facts |= {"reranker": None, "questions": len(questions)}
+    if len(questions) < len(every):
+        facts["left_out"] = len(every) - len(questions)
     if not questions:
         write_jsonl(workspace.scores("retrieval"), [])
-        reason = f"{workspace.corpus} has no questions with evidence"
+        reason = f"{workspace.corpus} has no questions with evidence{' that were not trained on' if every else ''}"
         facts |= {"skipped": reason, "metrics": {}, "stale_labels": []}
         return Report("score_retrieval", facts, f"skipped: {reason}")
     require_embedder(build, ports.embedder)
     reranker = ports.reranker
     facts["reranker"] = {"name": reranker.name, "digest": reranker.digest} if reranker else None
     gold, runs, ours = score_build(ports, ports.embedder, build, questions, retrieve=retrieve, reranker=reranker)
-    pairs: dict[str, dict[str, float]] = {}
-    if params.embed.precision != "fp32":
-        exact = ports.embedder_at("fp32")
-        pairs = precision_pairs(ports, exact, build, questions, gold=gold, retrieve=retrieve)
+    pairs = compared(params, ports, build, questions, gold)
     theirs, unscored = score_champion(workspace.champion(), params, ports, build, questions)
     rows = [
         {
@@ -293,7 +275,7 @@ def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> Report:
             "retrieved": runs[row["id"]],
             "relevant": sorted(gold[row["id"]].grades),
             **({"champion": theirs[row["id"]]} if theirs else {}),
-            **({"precision": pairs[row["id"]]} if row["id"] in pairs else {}),
+            **{name: found[row["id"]] for name, found in pairs.items() if row["id"] in found},
         }
         for row in questions
     ]
@@ -304,7 +286,7 @@ def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> Report:
         "stale_labels": [question for question, found in gold.items() if found.stale],
         "champion": workspace.champion()["index"]["collection"] if theirs else None,
         "champion_unscored": unscored,
-        **({"precision_loss": precision_loss(pairs)} if pairs else {}),
+        **_differences(pairs),
     }
     measured: dict[str, Any] = latency(ports, build["collection"], questions, retrieve)
     measured["run_id"] = _record(ports, workspace.corpus, facts, rows, measured, figure(facts["metrics"], theirs))

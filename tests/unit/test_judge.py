@@ -1,5 +1,6 @@
 """The judge on receipts written by hand: what passes, what is rejected and why, and what a candidate is."""
 
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -112,6 +113,45 @@ def test_a_reduced_precision_is_judged_against_fp32(wiring, loss, reason, precis
 
 def test_fp32_has_no_precision_to_lose(wiring):
     assert not any(check["name"] == "retrieval.precision_loss" for check in decided(wiring)["checks"])
+
+
+TUNED = {"model": "tuned", "tuned": "f" * 64}
+
+
+def tuned_rows(wiring, gains):
+    """A pair for as many of the questions as there are gains; the base scores 0.5 on each."""
+    rows = [{"id": q, "metrics": {"ndcg@10": 0.8}} for q in kit.QUESTIONS]
+    for row, gain in zip(rows, gains, strict=False):
+        row["tuned"] = {"base": 0.5, "own": 0.5 + gain}
+    wiring.workspace.scores("retrieval").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.mark.parametrize(
+    ("gains", "reason"),
+    [
+        ([0.3] * 30, None),
+        ([0.0] * 30, "nDCG@10 is +0.000 against its base, at worst -0.114; more than 0 is asked"),
+        ([-0.2] * 30, "nDCG@10 is -0.200 against its base"),
+        ([0.4, -0.4] * 15, "nDCG@10 is +0.000 against its base"),
+        ([0.3] * 19, "19 questions compare the tuned embedder with its base, at least 20 are asked"),
+        ([], "0 questions compare the tuned embedder with its base"),
+    ],
+)
+def test_a_tuned_embedder_must_be_better_than_its_base(wiring, gains, reason):
+    wiring.params = params_of(embed=TUNED)
+    kit.scored(wiring, INDEX)
+    tuned_rows(wiring, gains)
+    facts = decide(wiring.params, wiring.workspace)
+    assert facts["passed"] is (reason is None)
+    assert failed(facts).get("retrieval tuned embedder", "").startswith(reason or "")
+    (check,) = [c for c in facts["checks"] if c["name"] == "retrieval tuned embedder"]
+    assert check["n"] == len(gains)
+
+
+def test_another_embedder_is_not_compared_with_a_base(wiring):
+    kit.scored(wiring, INDEX)
+    tuned_rows(wiring, [-0.4] * 30)
+    assert not any("tuned" in check["name"] for check in decide(wiring.params, wiring.workspace)["checks"])
 
 
 @pytest.mark.parametrize(
