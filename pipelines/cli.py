@@ -97,6 +97,14 @@ def exec_stage(stage: str) -> None:
 
 
 @app.command()
+def tune(name: Name, recipe: Annotated[str, typer.Argument(help="embedder or reranker.", show_default=False)]) -> None:
+    """Train the corpus's own embedder or reranker on its gold questions (models/recipes)."""
+    from pipelines.actions.tune import tune_corpus
+
+    print(tune_corpus(Settings.from_env(), name, recipe))
+
+
+@app.command()
 def ask(
     reference: Reference,
     question: Annotated[str, typer.Argument(help="The question.", show_default=False)],

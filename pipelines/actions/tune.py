@@ -1,0 +1,155 @@
+"""Tune a corpus's own embedder or cross-encoder on its gold questions, track it in MLflow, and put it in whole.
+
+It reads the questions of the training split (those of the validation split choose, those of the test are not read) and
+the passages of the newest index. `pipelines.tuning` trains; what was trained before is not trained again. It judges
+nothing: an index made by the new embedder is judged as any candidate is, against the model it was tuned from.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipelines import tuned, tuning
+from pipelines.builds import require_embedder
+from pipelines.core.tuning import by_split
+from pipelines.locks import exclusive
+from pipelines.ports import RunLog
+from pipelines.schemas import read_jsonl
+from pipelines.settings import Settings
+from pipelines.wiring import Wiring
+
+Row = Mapping[str, Any]
+_EVERY = 10.0  # seconds between two lines of progress
+_USE = {
+    "embedder": "embed: {model: tuned}",
+    "reranker": "retrieve: {rerank: {model: tuned, depth: 20}}",
+}
+
+
+class _Progress:
+    """Lines such as `tune: step 40 of 100, loss 1.23, eta 95 s`: the first step, then one every ten seconds."""
+
+    def __init__(self, log: RunLog) -> None:
+        self._log = log
+        self._began: tuple[float, int] | None = None
+        self._said = 0.0
+
+    def __call__(self, step: int, steps: int, values: Mapping[str, float]) -> None:
+        now = time.monotonic()
+        if "resumed_from" in values:  # what came before was a replay of the stopped training's losses
+            self._began = None
+            print(f"tune: going on from step {step} of a training that was stopped", flush=True)
+            return
+        self._log.metrics(values, step=step)
+        if "validation_loss" in values:
+            print(f"tune: step {step} of {steps}, validation loss {values['validation_loss']:.3f}", flush=True)
+        if "loss" not in values:
+            return
+        self._began = self._began or (now, step)
+        if step not in (1, steps) and now - self._said < _EVERY:
+            return
+        self._said = now
+        done = step - self._began[1]
+        eta = f", eta {(now - self._began[0]) / done * (steps - step):.0f} s" if done else ""
+        print(f"tune: step {step} of {steps}, loss {values['loss']:.3f}{eta}", flush=True)
+
+
+def _losses(history: Sequence[Row]) -> dict[str, float]:
+    """First and last training loss, each a mean over a tenth of the steps; first and best validation loss."""
+    train = [entry["loss"] for entry in history if "loss" in entry]
+    held_out = [entry["validation_loss"] for entry in history if "validation_loss" in entry]
+    tenth = max(1, len(train) // 10)
+    out = {"loss_first": sum(train[:tenth]) / tenth, "loss_last": sum(train[-tenth:]) / tenth}
+    if held_out:
+        out |= {"validation_loss_first": held_out[0], "validation_loss_best": min(held_out[1:] or held_out)}
+    return {name: round(value, 4) for name, value in out.items()}
+
+
+def _curve(history: Sequence[Row]) -> Any:
+    """The losses by step as a matplotlib figure."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    for name, label, style in (("loss", "training", "-"), ("validation_loss", "validation", "o--")):
+        points = [(entry["step"], entry[name]) for entry in history if name in entry]
+        if points:
+            axes.plot(*zip(*points, strict=True), style, label=label, markersize=4)
+    axes.set(xlabel="step", ylabel="loss")
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def _track(log: RunLog, wiring: Wiring, facts: Row) -> None:
+    """Data set, params, losses and costs into the run; the model itself stays below ASSAY_HOME."""
+    log.params({"kind": facts["kind"], "base": facts["base"], "recipe": facts["recipe"], "split": facts["split"]})
+    log.params({"digest": facts["digest"], "steps": facts["steps"], "libraries": facts["libraries"]})
+    log.dataset(
+        f"{wiring.corpus} tuning {facts['kind']}",
+        digest=facts["rows"]["digest"],
+        source=str(wiring.workspace.versioned / "questions.jsonl"),
+        context="training",
+        profile={"rows": facts["rows"], "questions": facts["questions"]},
+    )
+    log.metrics({**_losses(facts["history"]), "seconds": facts["seconds"], "cpu_seconds": facts["cpu_seconds"]})
+    log.figure("loss", _curve(facts["history"]))
+    log.tags({"assay.digest": facts["digest"]})
+
+
+def _said(corpus: str, facts: Row, *, again: bool) -> str:
+    kind, losses = facts["kind"], _losses(facts["history"])
+    held = ""
+    if "validation_loss_best" in losses:
+        held = f", validation loss {losses['validation_loss_first']:.3f} to {losses['validation_loss_best']:.3f}"
+    made = "was tuned before, nothing to do" if again else f"tuned in {facts['cpu_seconds']:.0f} CPU-seconds"
+    return (
+        f"{corpus}: {kind} {facts['digest'][:12]} {made}: {facts['questions']['train']} questions, "
+        f"{facts['rows']['train']} rows, {facts['steps']} steps, loss {losses['loss_first']:.3f} to "
+        f"{losses['loss_last']:.3f}{held}; use it by `{_USE[kind]}`, then: assay run {corpus}"
+    )
+
+
+def tune(wiring: Wiring, kind: str, *, recipe: Row, questions: Sequence[Row]) -> tuple[bool, dict[str, Any]]:
+    """Train on `questions` by `recipe` and make the model the corpus's newest: (False when it was there, its facts).
+
+    NotFound before the stage `index` is done; IntegrityError when params name another embedder than the index's;
+    BadInput on too few questions.
+    """
+    settings, corpus, params = wiring.settings, wiring.corpus, wiring.params
+    build = wiring.workspace.receipt("index")
+    require_embedder(build, wiring.embedder)
+    split = params.split.model_dump()
+    rows = tuning.material(wiring, build, by_split(questions, **split), kind=kind, recipe=recipe, params=params)
+    plan = tuning.planned(kind, recipe, rows, split)
+    tags = {"assay.key": f"tune:{plan.key}", "assay.tune": kind}
+    lock = settings.cache / "locks" / f"tune-{corpus}-{kind}"
+    with (
+        exclusive(lock, patience=7200, what=f"tuning the {kind} of {corpus}"),
+        wiring.registry.run(corpus, f"tune {kind}", tags=tags) as log,
+    ):
+        facts = tuned.known(settings.home, corpus, kind, plan.key)
+        again = facts is not None
+        if facts is None:
+            made, facts = tuning.train(plan, rows, settings, on_log=_Progress(log))
+            tuned.publish(settings.home, corpus, kind, made, facts)
+        _track(log, wiring, facts)
+        moved = tuned.point(settings.home, corpus, kind, facts["digest"])
+        tuning.tidy(settings, plan)
+    return moved or not again, facts
+
+
+def tune_corpus(settings: Settings, corpus: str, kind: str) -> str:
+    """`assay tune`: by the recipe models/recipes/KIND.yaml on the corpus's gold questions; returns one line."""
+    recipe, wiring = tuning.read_recipe(kind), Wiring.of(settings, corpus)
+    file = wiring.workspace.versioned / "questions.jsonl"
+    wiring.workspace.receipt("index")  # said first: without a workspace there are no questions either
+    try:
+        changed, facts = tune(wiring, kind, recipe=recipe, questions=list(read_jsonl(file)) if file.is_file() else [])
+    finally:
+        if "store" in wiring.__dict__:
+            wiring.store.close()  # type: ignore[attr-defined]
+    return _said(corpus, facts, again=not changed)
