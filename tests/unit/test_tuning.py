@@ -8,15 +8,19 @@ import pytest
 import yaml
 
 from pipelines import params as params_module
-from pipelines import tuned, tuning
+from pipelines import runner, tuned, tuning
+from pipelines.actions import promote
 from pipelines.backends import reranker
+from pipelines.core import manifest
 from pipelines.core.splits import TEST, TRAIN, VALIDATION, split_of
 from pipelines.core.tuning import Asked, by_split, hard_negatives, pairs, seen_as, steps_of, triplets, unseen
 from pipelines.embedders import embedder_digest, read_definition
-from pipelines.errors import BadConfig, BadInput, NotFound
+from pipelines.errors import BadConfig, BadInput, IntegrityError, NotFound
 from pipelines.params import CorpusParams
 from pipelines.settings import checkout
+from pipelines.wiring import Wiring
 from pipelines.workspace import Workspace
+from tests import release_kit as kit
 
 MODELS = checkout() / "models"
 SHARES = {"validation": 0.1, "test": 0.4, "seed": 7}
@@ -252,6 +256,49 @@ def test_a_tuned_definition_is_read_strictly(tmp_path):
             tuned.base_of(file)
     file.write_text("tuned: true\nbase: other\n")
     assert tuned.base_of(file) == tmp_path / "embedders" / "other.yaml"
+
+
+# which model a run, a release and a promotion take
+
+
+def workspace_params(wiring):
+    return yaml.safe_load((wiring.workspace.root / "params.yaml").read_text())
+
+
+def test_a_run_names_the_newest_and_a_release_keeps_its_own(tmp_path):
+    settings = kit.home(tmp_path, embed={"model": "tuned"})
+    corpus = {"home": tmp_path, "corpus": kit.CORPUS, "kind": "embedder"}
+    for digest in ("a" * 64, "b" * 64):
+        made(tmp_path / "scratch", digest)
+        tuned.publish(**corpus, made=tmp_path / "scratch", facts=facts_of(digest))
+        tuned.point(**corpus, digest=digest)
+        wiring = Wiring.of(settings, kit.CORPUS)
+        runner._sync(wiring)
+        # `embed.tuned` is a param of the stage embed, so DVC sees that there is another model.
+        assert workspace_params(wiring)["embed"]["tuned"] == wiring.params.embed.tuned == digest
+        if digest == "a" * 64:
+            sections = wiring.params.model_dump(mode="json")
+            released = {"corpus": kit.CORPUS, "params": {name: sections[name] for name in manifest.SERVING}}
+    assert Wiring.released(settings, released).params.embed.tuned == "a" * 64
+    file = MODELS / "embedders" / "tuned.yaml"
+    served = Wiring.released(settings, released)._tuned_folder(file, "embedder", "a" * 64)
+    assert (served / "model.safetensors").read_text() == "a" * 64
+
+
+def test_a_run_without_a_tuned_model_names_none(tmp_path):
+    wiring = Wiring.of(kit.home(tmp_path), kit.CORPUS)
+    runner._sync(wiring)
+    assert workspace_params(wiring)["embed"].keys() == {"model", "precision", "batch_tokens", "partitions"}
+    with pytest.raises(BadConfig, match=r"embed\.model is minilm, which is not tuned from another"):
+        wiring.base_embedder()
+
+
+def test_a_candidate_made_by_an_earlier_tuning_is_not_promoted(tmp_path):
+    judged = {"index": {"collection": "b_tiny_0", "embedder_digest": "a" * 64}}
+    ports = SimpleNamespace(embedder=SimpleNamespace(digest="b" * 64))
+    promote._require_embedder(params_of(), judged, ports)  # not asked: no tuned model
+    with pytest.raises(IntegrityError, match=r"b_tiny_0 was embedded by aaaaaaaaaaaa, but .* bbbbbbbbbbbb now"):
+        promote._require_embedder(params_of(embed={"model": "tuned", "tuned": "b" * 64}), judged, ports)
 
 
 # what is measured on what
