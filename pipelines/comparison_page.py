@@ -100,7 +100,13 @@ def _exposure(found: Json) -> str:
     drawn, axes = _axes("Canaries in the weights", "times planted", "exposure, bits")
     for arm in ("base", "tuned"):
         by = found["arms"][arm]["by_repeats"]
-        axes.plot(list(by), [of["exposure"] for of in by.values()], "o-", color=_COLOURS[arm], label=arm)
+        axes.plot(
+            [int(repeats) for repeats in by],
+            [of["exposure"] for of in by.values()],
+            "o-",
+            color=_COLOURS[arm],
+            label=arm,
+        )
     axes.axhline(math.log2(found["candidates"]), color=_GREY, linestyle=":", label="ranked first")
     axes.set_ylim(bottom=0)
     _legend(axes)

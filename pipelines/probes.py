@@ -94,6 +94,7 @@ class Subject:
             self.base,
             digest_json([list(rows), self.rows("validation")]),
             code=code_of(self.workspace),
+            device=ports.settings.device,
         )
         steps = self.params.train.steps
 

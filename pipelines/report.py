@@ -54,7 +54,7 @@ def describe_adapter(made: Json) -> str:
     and `took` of the stage train, and `mix`, the receipt of the training set. Short enough for a model version's
     description, of which MLflow's database keeps 5,000 characters.
     """
-    card: str = _templates().get_template("adapter.md.j2").render(**made)
+    card: str = templates().get_template("adapter.md.j2").render(**made)
     return card
 
 

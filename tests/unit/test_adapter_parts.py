@@ -121,7 +121,9 @@ def test_a_4_bit_base_needs_its_library(tmp_path, monkeypatch):
 
 
 def test_an_unknown_recipe_names_the_known():
-    with pytest.raises(BadConfig, match=r"there is no models/recipes/nope\.yaml; known: .*embedder, raft, reranker, sft"):
+    with pytest.raises(
+        BadConfig, match=r"there is no models/recipes/nope\.yaml; known: .*embedder, raft, reranker, sft"
+    ):
         read_recipe(checkout() / "models" / "recipes" / "nope.yaml")
 
 

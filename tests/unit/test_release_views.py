@@ -118,10 +118,10 @@ DISTILLED = "Distilled: tuned reads 212 tokens fewer per request than prompt (âˆ
 
 def test_what_was_distilled_is_said_in_one_sentence_below_the_table_and_on_the_page():
     told = {**COMPARISON, "distilled": {"sentence": DISTILLED}}
-    assert DISTILLED in " ".join(shown(show.show_comparison, told).split())
+    assert DISTILLED in " ".join(shown(show_arms.show_comparison, told).split())
     assert DISTILLED in report.render(REPORT, told, RELEASES)
     for other in (COMPARISON, {**COMPARISON, "distilled": None}):
-        assert "Distilled" not in shown(show.show_comparison, other) + report.render(REPORT, other, RELEASES)
+        assert "Distilled" not in shown(show_arms.show_comparison, other) + report.render(REPORT, other, RELEASES)
 
 
 def test_skipped_arms_say_why():

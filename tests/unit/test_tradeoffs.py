@@ -151,6 +151,7 @@ def compared() -> dict[str, Any]:
         "arms": found.arms,
         "differences": {"rag - base": {"f1": metric(0.3)}},
         "hypothesis": None,
+        "distilled": None,
         "currency": "USD",
         "kinds": [choice.to_json() for choice in choices],
         "recommendation": recommend.overall(choices),
