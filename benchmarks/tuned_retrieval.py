@@ -109,7 +109,7 @@ def compared(
     sides = [measure(gold, runs) for runs in find(questions, gold)]
     spent = harness.cpu_seconds() - before
     base, ours = ({name: row["ndcg@10"] for name, row in side.items()} for side in sides)
-    check = gates.tuned_check(ours, base, min_questions=1, bootstrap=gates.Bootstrap())
+    check = gates.tuned_check(what, ours, base, min_questions=1, bootstrap=gates.Bootstrap())
     return {
         "set": wiring.corpus,
         "tuned": what,

@@ -197,19 +197,23 @@ def precision_check(limit: float, loss: Metric | None, *, min_questions: int) ->
     return Check(title, loss.value, limit, loss.value <= limit, reason, loss.low, loss.high, loss.n)
 
 
-def tuned_check(ours: Scores, base: Scores, *, min_questions: int, bootstrap: Bootstrap) -> Check:
-    """A tuned embedder must find better than the model that it was tuned from: the interval of the paired difference
-    in nDCG@10 on questions that training never saw must lie above 0. Too few questions fail, and so does a
-    difference that nobody measured: without a gain the base is the better choice, since its index is there."""
-    title = "retrieval tuned embedder"
+AGAINST = {"embedder": "its base", "reranker": "the search without it"}
+"""What a tuned model must find better than."""
+
+
+def tuned_check(kind: str, ours: Scores, base: Scores, *, min_questions: int, bootstrap: Bootstrap) -> Check:
+    """A tuned embedder must find better than the model that it was tuned from, a tuned reranker than the search without
+    it: the interval of the paired difference in nDCG@10 on questions that training never saw must lie above 0. Too few
+    questions fail, and so does a difference that nobody measured: without a gain the base is the better choice."""
+    title = f"retrieval tuned {kind}"
     both = sorted(ours.keys() & base.keys())
     if len(both) < max(1, min_questions):
-        reason = f"{len(both)} questions compare the tuned embedder with its base, at least {min_questions} are asked"
+        reason = f"{len(both)} questions compare it with {AGAINST[kind]}, at least {min_questions} are asked"
         return Check(title, None, 0.0, False, reason, n=len(both))
     values, z = _differences(ours, base, both), critical_value(bootstrap.confidence)
     diff = _interval(values, z)
     enough = needed(spread(values), diff.value, z=z)
-    reason = f"nDCG@10 is {diff.value:+.3f} against its base, at worst {diff.low:+.3f}; more than 0 is asked"
+    reason = f"nDCG@10 is {diff.value:+.3f} against {AGAINST[kind]}, at worst {diff.low:+.3f}; more than 0 is asked"
     passed = diff.low > 0
     if not passed and enough > diff.n:
         reason += _too_few(diff.n, enough, what=f"a gain of {diff.value:.3f}")

@@ -21,6 +21,7 @@ from pipelines.core.scores import answer_scores, retrieval_scores
 from pipelines.params import CorpusParams, Retrieve
 from pipelines.ports import Ports
 from pipelines.schemas import read_jsonl
+from pipelines.tuned import digests
 from pipelines.workspace import Workspace
 
 Facts = Mapping[str, Any]
@@ -106,12 +107,16 @@ def _precision_checks(params: CorpusParams, workspace: Workspace) -> list[Check]
 
 
 def _tuned_checks(params: CorpusParams, workspace: Workspace, bootstrap: gates.Bootstrap) -> list[Check]:
-    """A tuned embedder must have been measured against its base, on questions that it was not trained on."""
-    if params.embed.tuned is None:
-        return []
-    pairs = {row["id"]: row["tuned"] for row in _rows(workspace, "retrieval") if "tuned" in row}
-    own, base = ({question: pair[side] for question, pair in pairs.items()} for side in ("own", "base"))
-    return [gates.tuned_check(own, base, min_questions=params.judge.min_questions, bootstrap=bootstrap)]
+    """A tuned embedder must have been measured against its base, and a tuned reranker against the search without it, on
+    questions that they were not trained on."""
+    checks = []
+    for kind in digests(params.model_dump()):
+        name = f"tuned_{kind}"
+        pairs = {row["id"]: row[name] for row in _rows(workspace, "retrieval") if name in row}
+        own, base = ({question: pair[side] for question, pair in pairs.items()} for side in ("own", "base"))
+        least = params.judge.min_questions
+        checks.append(gates.tuned_check(kind, own, base, min_questions=least, bootstrap=bootstrap))
+    return checks
 
 
 def _candidate(params: CorpusParams, workspace: Workspace, arm: str, prompt: str) -> Candidate:

@@ -161,16 +161,28 @@ def difference(pairs: Mapping[str, Mapping[str, float]], *, of: str, less: str) 
 
 
 def compared(
-    params: CorpusParams, ports: Ports, build: Json, questions: Sequence[Json], gold: Mapping[str, Labels]
+    params: CorpusParams,
+    ports: Ports,
+    build: Json,
+    questions: Sequence[Json],
+    gold: Mapping[str, Labels],
+    ours: Metrics,
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """`precision`: a precision below fp32 against fp32. `tuned`: a tuned embedder against the one that it was tuned
-    from, in the same precision. Each as `paired` makes it; what does not apply is left out."""
+    """Of two sides nDCG@10 by question. `precision`: a precision below fp32 against fp32. `tuned_embedder`: against the
+    one that it was tuned from, in the same precision. `tuned_reranker`: `ours` against the same search without it. What
+    does not apply is left out."""
     how: dict[str, Any] = {"gold": gold, "retrieve": params.retrieve}
     out = {}
     if params.embed.precision != "fp32":
         out["precision"] = paired(ports, ports.embedder_at("fp32"), build, questions, **how, name="fp32")
     if params.embed.tuned is not None:
-        out["tuned"] = paired(ports, ports.base_embedder(), build, questions, **how, name="base")
+        out["tuned_embedder"] = paired(ports, ports.base_embedder(), build, questions, **how, name="base")
+    if params.retrieve.rerank is not None and params.retrieve.rerank.tuned is not None:
+        plain = params.retrieve.model_copy(update={"rerank": None})
+        _, _, base = score_build(ports, ports.embedder, build, questions, retrieve=plain, reranker=None)
+        out["tuned_reranker"] = {
+            name: {"base": base[name]["ndcg@10"], "own": found["ndcg@10"]} for name, found in ours.items()
+        }
     return out
 
 
@@ -200,10 +212,11 @@ def _means(rows: Iterable[Mapping[str, float]]) -> dict[str, dict[str, float | i
 
 
 def _differences(pairs: Mapping[str, Any]) -> dict[str, Any]:
-    """The means of what `compared` found, for the receipt."""
-    sides = {"precision": ("precision_loss", "fp32", "own"), "tuned": ("tuned_gain", "own", "base")}
-    named = {sides[name]: found for name, found in pairs.items()}
-    return {name: difference(found, of=of, less=less) for (name, of, less), found in named.items()}
+    """The means of what `compared` found, for the receipt: what is lost to precision, what a tuned model gains."""
+    out = {name: difference(found, of="own", less="base") for name, found in pairs.items() if name != "precision"}
+    if "precision" in pairs:
+        out["precision_loss"] = difference(pairs["precision"], of="fp32", less="own")
+    return out
 
 
 def _record(ports: Ports, corpus: str, facts: Json, rows: Sequence[Json], measured: Json, drawn: Any) -> str:
@@ -219,8 +232,8 @@ def _record(ports: Ports, corpus: str, facts: Json, rows: Sequence[Json], measur
         log.metrics({f"{name}.{end}": m[end] for name, m in facts["metrics"].items() for end in ("low", "high")})
         if loss := facts.get("precision_loss"):
             log.metrics({"precision_loss": loss["value"], "precision_loss.high": loss["high"]})
-        if gain := facts.get("tuned_gain"):
-            log.metrics({"tuned_gain": gain["value"], "tuned_gain.low": gain["low"]})
+        gains = {name: facts[name] for name in ("tuned_embedder", "tuned_reranker") if name in facts}
+        log.metrics({f"{name}.{end}": gain[end] for name, gain in gains.items() for end in ("value", "low", "high")})
         log.metrics({**measured, "stale_labels": len(facts["stale_labels"])})
         log.dataset(
             f"{corpus} questions",
@@ -264,7 +277,7 @@ def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> Report:
     reranker = ports.reranker
     facts["reranker"] = {"name": reranker.name, "digest": reranker.digest} if reranker else None
     gold, runs, ours = score_build(ports, ports.embedder, build, questions, retrieve=retrieve, reranker=reranker)
-    pairs = compared(params, ports, build, questions, gold)
+    pairs = compared(params, ports, build, questions, gold, ours)
     theirs, unscored = score_champion(workspace.champion(), params, ports, build, questions)
     rows = [
         {

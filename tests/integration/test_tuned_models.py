@@ -100,7 +100,7 @@ def test_a_tuned_embedder_is_whole_known_again_and_judged(tmp_path, monkeypatch,
     scores = run_stage(theirs, "score_retrieval").facts
     test = [row for row in questions if split_of(row, **theirs.params.split.model_dump()) == TEST]
     assert (scores["questions"], scores["left_out"]) == (len(test), len(questions) - len(test))
-    assert scores["tuned_gain"]["n"] == len(test) and scores["tuned_gain"]["high"] < 0
+    assert scores["tuned_embedder"]["n"] == len(test) and scores["tuned_embedder"]["high"] < 0
     check = {c["name"]: c for c in decide(theirs.params, theirs.workspace)["checks"]}["retrieval tuned embedder"]
     assert not check["passed"] and check["n"] == len(test)
     assert theirs.embedder.digest == facts["digest"] != theirs.base_embedder().digest == facts["base"]["digest"]

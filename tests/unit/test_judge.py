@@ -115,14 +115,17 @@ def test_fp32_has_no_precision_to_lose(wiring):
     assert not any(check["name"] == "retrieval.precision_loss" for check in decided(wiring)["checks"])
 
 
-TUNED = {"model": "tuned", "tuned": "f" * 64}
+TUNED = {
+    "embedder": {"embed": {"model": "tuned", "tuned": "f" * 64}},
+    "reranker": {"retrieve": {"rerank": {"model": "tuned", "depth": 5, "tuned": "f" * 64}}},
+}
 
 
-def tuned_rows(wiring, gains):
+def tuned_rows(wiring, kind, gains):
     """A pair for as many of the questions as there are gains; the base scores 0.5 on each."""
     rows = [{"id": q, "metrics": {"ndcg@10": 0.8}} for q in kit.QUESTIONS]
     for row, gain in zip(rows, gains, strict=False):
-        row["tuned"] = {"base": 0.5, "own": 0.5 + gain}
+        row[f"tuned_{kind}"] = {"base": 0.5, "own": 0.5 + gain}
     wiring.workspace.scores("retrieval").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
@@ -130,27 +133,28 @@ def tuned_rows(wiring, gains):
     ("gains", "reason"),
     [
         ([0.3] * 30, None),
-        ([0.0] * 30, "nDCG@10 is +0.000 against its base, at worst -0.114; more than 0 is asked"),
-        ([-0.2] * 30, "nDCG@10 is -0.200 against its base"),
-        ([0.4, -0.4] * 15, "nDCG@10 is +0.000 against its base"),
-        ([0.3] * 19, "19 questions compare the tuned embedder with its base, at least 20 are asked"),
-        ([], "0 questions compare the tuned embedder with its base"),
+        ([0.0] * 30, "nDCG@10 is +0.000 against {}, at worst -0.114; more than 0 is asked"),
+        ([-0.2] * 30, "nDCG@10 is -0.200 against {}"),
+        ([0.4, -0.4] * 15, "nDCG@10 is +0.000 against {}"),
+        ([0.3] * 19, "19 questions compare it with {}, at least 20 are asked"),
+        ([], "0 questions compare it with {}"),
     ],
 )
-def test_a_tuned_embedder_must_be_better_than_its_base(wiring, gains, reason):
-    wiring.params = params_of(embed=TUNED)
+@pytest.mark.parametrize(("kind", "against"), [("embedder", "its base"), ("reranker", "the search without it")])
+def test_a_tuned_model_must_find_better(wiring, kind, against, gains, reason):
+    wiring.params = params_of(**TUNED[kind])
     kit.scored(wiring, INDEX)
-    tuned_rows(wiring, gains)
+    tuned_rows(wiring, kind, gains)
     facts = decide(wiring.params, wiring.workspace)
     assert facts["passed"] is (reason is None)
-    assert failed(facts).get("retrieval tuned embedder", "").startswith(reason or "")
-    (check,) = [c for c in facts["checks"] if c["name"] == "retrieval tuned embedder"]
+    assert failed(facts).get(f"retrieval tuned {kind}", "").startswith((reason or "").format(against))
+    (check,) = [c for c in facts["checks"] if c["name"].startswith("retrieval tuned")]
     assert check["n"] == len(gains)
 
 
 def test_another_embedder_is_not_compared_with_a_base(wiring):
     kit.scored(wiring, INDEX)
-    tuned_rows(wiring, [-0.4] * 30)
+    tuned_rows(wiring, "embedder", [-0.4] * 30)
     assert not any("tuned" in check["name"] for check in decide(wiring.params, wiring.workspace)["checks"])
 
 

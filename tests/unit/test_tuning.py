@@ -18,6 +18,7 @@ from pipelines.embedders import embedder_digest, read_definition
 from pipelines.errors import BadConfig, BadInput, IntegrityError, NotFound
 from pipelines.params import CorpusParams
 from pipelines.settings import checkout
+from pipelines.stages import score_retrieval
 from pipelines.wiring import Wiring
 from pipelines.workspace import Workspace
 from tests import release_kit as kit
@@ -344,6 +345,25 @@ def test_a_champion_that_was_tuned_is_not_asked_what_it_was_trained_on_either(wo
     first = next(row for row in QUESTIONS if row["id"] == test[0])
     published(tmp_path, seen=[seen_as(first["question"])])
     assert held_out(workspace, tmp_path) == test[1:]
+
+
+def test_a_tuned_reranker_is_compared_with_the_search_without_it(monkeypatch):
+    asked = []
+
+    def plain(ports, embedder, build, questions, *, retrieve, reranker):
+        asked.append((retrieve.rerank, reranker))
+        return {}, {}, {"q1": {"ndcg@10": 0.5}}
+
+    monkeypatch.setattr(score_retrieval, "score_build", plain)
+    ports, ours = SimpleNamespace(embedder=None), {"q1": {"ndcg@10": 0.75}}
+    reranked = {"rerank": {"model": "tuned", "depth": 5, "tuned": "c" * 64}}
+    found = score_retrieval.compared(params_of(retrieve=reranked), ports, {}, [], {}, ours)
+    assert found == {"tuned_reranker": {"q1": {"base": 0.5, "own": 0.75}}}
+    assert asked == [(None, None)]
+    facts = score_retrieval._differences(found)
+    assert facts == {"tuned_reranker": {"value": 0.25, "low": 0.25, "high": 0.25, "n": 1}}
+    given = {"rerank": {"model": "trained", "depth": 5}}
+    assert score_retrieval.compared(params_of(retrieve=given), ports, {}, [], {}, ours) == {}
 
 
 def test_too_few_training_questions_are_refused(monkeypatch):
