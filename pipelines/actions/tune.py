@@ -144,9 +144,9 @@ def tune(wiring: Wiring, kind: str, *, recipe: Row, questions: Sequence[Row]) ->
 
 def tune_corpus(settings: Settings, corpus: str, kind: str) -> str:
     """`assay tune`: by the recipe models/recipes/KIND.yaml on the corpus's gold questions; returns one line."""
-    recipe, wiring = tuning.read_recipe(kind), Wiring.of(settings, corpus)
-    file = wiring.workspace.versioned / "questions.jsonl"
-    wiring.workspace.receipt("index")  # said first: without a workspace there are no questions either
+    wiring = Wiring.of(settings, corpus)
+    wiring.workspace.receipt("index")  # said first: reading the recipe imports torch
+    recipe, file = tuning.read_recipe(kind), wiring.workspace.versioned / "questions.jsonl"
     try:
         changed, facts = tune(wiring, kind, recipe=recipe, questions=list(read_jsonl(file)) if file.is_file() else [])
     finally:
