@@ -3,7 +3,8 @@
 | set | what it asks for | training |
 |---|---|---|
 | xquad_plain, xquad_raft | facts that stand in passages | without context; with passages and distractors: RAFT |
-| handbook | facts and house style together | the demo's |
+| handbook | facts and house style together | the demo's examples, more steps |
+| instructions | slips in the form of a long house instruction | that instruction, distilled (no arm with passages) |
 | banking77 | one of 77 labels | recipe `task` |
 | geography_questions, geography_queries | text-to-SQL, by execution | recipe `task` |
 
@@ -24,7 +25,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks import harness, tasks
+from benchmarks import distil, harness, tasks
 from benchmarks.corpora import run_plainly
 from benchmarks.task_corpora import CORPORA, write
 from infra.landing import land, revisions
@@ -35,10 +36,11 @@ from pipelines.workspace import Workspace
 
 Json = Mapping[str, Any]
 FACTS = ("xquad_plain", "xquad_raft")
-SETS = (*FACTS, "handbook", *CORPORA)
+SETS = (*FACTS, "handbook", "instructions", *CORPORA)
 QUESTIONS = {"banking77": 100, "geography_questions": 100, "geography_queries": 100, "handbook": 100}
 """Test questions asked of every arm, at most."""
-STEPS = {"banking77": 100, "geography_questions": 150, "geography_queries": 150}
+STEPS = {"banking77": 100, "geography_questions": 180, "geography_queries": 150, "handbook": 150, "instructions": 48}
+SHOTS = 6
 SHOWN = ("token_f1", "token_recall", "label_accuracy", "execution_accuracy", "format_valid", "hallucination")
 
 
@@ -65,8 +67,16 @@ def handbook_block(home: Path, *, quick: bool) -> dict[str, Any]:
     block: dict[str, Any] = yaml.safe_load((checkout() / "params.yaml").read_text("utf-8"))["corpora"]["handbook"]
     block["source"] = {kind: str(target / kind) for kind in ("documents", "questions", "examples")}
     block["generate"]["reply_schema"] = str(checkout() / block["generate"]["reply_schema"])
+    block["generate"]["max_new_tokens"] = 160  # a reply that is cut off is no valid JSON
     block["answer"] = {"max_questions": 6 if quick else QUESTIONS["handbook"], "batch": 48}
-    return block | ({"train": {"steps": 2}} if quick else {})
+    return block | {"train": {"steps": 2 if quick else STEPS["handbook"]}}
+
+
+def instructions_block(home: Path, *, quick: bool) -> dict[str, Any]:
+    """As `benchmarks.distil` has it."""
+    folder = home / "landed" / "instructions"
+    distil.land(folder)
+    return distil.block(folder, steps=STEPS["instructions"], shots=SHOTS, quick=quick)
 
 
 def task_block(home: Path, name: str, *, quick: bool) -> dict[str, Any]:
@@ -86,18 +96,26 @@ def task_block(home: Path, name: str, *, quick: bool) -> dict[str, Any]:
     return {"source": source, "mix": lenient, "judge": judge, **block}
 
 
+def block_of(home: Path, name: str, *, quick: bool) -> dict[str, Any]:
+    """The params of one of `SETS`; its landed files below `home`."""
+    if name in FACTS:
+        return facts_block(name, quick=quick)
+    if name == "handbook":
+        return handbook_block(home, quick=quick)
+    if name == "instructions":
+        return instructions_block(home, quick=quick)
+    return task_block(home, name, quick=quick)
+
+
 def prepare(home: Path, names: tuple[str, ...], arms: tuple[str, ...], *, quick: bool) -> Settings:
     """An ASSAY_HOME whose params file has one corpus a set."""
     home.mkdir(parents=True, exist_ok=True)
     raw = yaml.safe_load((checkout() / "params.yaml").read_text(encoding="utf-8"))
     raw["corpora"] = {}
     for name in names:
-        if name in FACTS:
-            block = facts_block(name, quick=quick)
-        else:
-            made = handbook_block(home, quick=quick) if name == "handbook" else task_block(home, name, quick=quick)
-            block = made
-        block["answer"]["arms"] = list(arms)
+        block = block_of(home, name, quick=quick)
+        known = distil.ARMS if name == "instructions" else arms
+        block["answer"]["arms"] = [arm for arm in arms if arm in known]
         raw["corpora"][name] = block
     (home / "params.yaml").write_text(yaml.safe_dump(raw), encoding="utf-8")
     os.environ |= {"ASSAY_HOME": str(home), "ASSAY_PARAMS": str(home / "params.yaml")}
