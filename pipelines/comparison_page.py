@@ -99,7 +99,7 @@ def _exposure(found: Json) -> str:
     """Mean exposure of the canaries by how often they were planted, against the base model."""
     drawn, axes = _axes("Canaries in the weights", "times planted", "exposure, bits")
     for arm in ("base", "tuned"):
-        by = found["arms"][arm]["by_repeats"]
+        by = dict(sorted(found["arms"][arm]["by_repeats"].items(), key=lambda item: int(item[0])))
         axes.plot(
             [int(repeats) for repeats in by],
             [of["exposure"] for of in by.values()],

@@ -238,7 +238,10 @@ def _privacy(facts: Facts) -> Line:
         return f"{of['recovered']} of {of['canaries']}, {of['exposure']['value']:.1f} bits"
 
     by = found["arms"]["tuned"]["by_repeats"]
-    planted = ", ".join(f"{n} times {of['recovered']} of {of['canaries']}" for n, of in by.items())
+    planted = ", ".join(
+        f"{n} times {of['recovered']} of {of['canaries']}"
+        for n, of in sorted(by.items(), key=lambda item: int(item[0]))
+    )
     note = f"planted {planted}; chance is 1.4 bits; an index holds its text by design"
     hint = _hint(facts, "extraction")
     return Line("privacy", title, _each(facts.arms, cell), f"{note}; {hint}" if hint else note)
