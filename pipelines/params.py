@@ -200,6 +200,11 @@ class Judge(Section):
     min_gain: float
     primary: str
 
+    @property
+    def margins(self) -> dict[str, float]:
+        """Metric of answers, by its short name -> loss that does not matter (`max_regression`)."""
+        return {n.partition(".")[2]: loss for n, loss in self.max_regression.items() if n.startswith("answers.")}
+
 
 class Promote(Section):
     arm: Literal["auto"] | Arm

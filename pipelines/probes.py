@@ -14,8 +14,8 @@ from pipelines.answering import prompts, replies
 from pipelines.core.bootstrap import mean_interval
 from pipelines.core.digests import digest_json
 from pipelines.core.long_prompt import LongPrompt
-from pipelines.core.mixing import Style
 from pipelines.core.nouns import Metric
+from pipelines.core.prompts import chat
 from pipelines.errors import NotFound
 from pipelines.params import CorpusParams
 from pipelines.ports import Completion, Generator, Hit, Ports
@@ -69,11 +69,10 @@ class Subject:
     def primary(self) -> str:
         return self.params.judge.primary.partition(".")[2]
 
-    def style(self) -> Style:
-        """How training prompts look."""
-        generate, mix = self.params.generate, self.params.mix
-        structured = generate.reply_schema is not None
-        return Style(generate.system, generate.refusal, structured, mix.context_share, mix.distractors, mix.seed)
+    def example(self, name: str, prompt: str, completion: str) -> dict[str, Any]:
+        """A training row without context, in the form of those that `mix` writes."""
+        said = {"role": "assistant", "content": completion.strip()}
+        return {"id": name, "messages": [*chat(prompt, system=self.params.generate.system), said]}
 
     def rows(self, split: str) -> list[dict[str, Any]]:
         """train or validation: the chats that the candidate's adapter was trained on."""
@@ -88,11 +87,11 @@ class Subject:
     def trained_on(self, rows: Sequence[Row], *, what: str) -> tuple[Generator, float]:
         """(the base with an adapter trained on `rows` as the candidate's was trained on its own, wall seconds of that
         training when it was made). The same rows are trained on once."""
-        ports = self.ports
+        ports, validation = self.ports, self.rows("validation")
         plan = training.planned(
             self.params.train,
             self.base,
-            digest_json([list(rows), self.rows("validation")]),
+            digest_json([list(rows), validation]),
             code=code_of(self.workspace),
             device=ports.settings.device,
         )
@@ -105,8 +104,7 @@ class Subject:
         with training.alone(ports.settings, plan):
             record = training.known(ports.objects, plan)
             if record is None:
-                parts = {"train": rows, "validation": self.rows("validation")}
-                record = training.train(plan, self.base, ports, **parts, on_log=say)
+                record = training.train(plan, self.base, ports, train=rows, validation=validation, on_log=say)
             training.tidy(ports.settings, plan)
         folder = adapters.fetch(ports.objects, record["key"], cache=ports.settings.cache)
         return ports.generator(folder), float(record["seconds"])

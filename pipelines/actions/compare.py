@@ -73,9 +73,8 @@ def evidence(workspace: Workspace, arms: Mapping[str, Any]) -> Json:
     `views.comparison` has them, with what they spent."""
     params = CorpusParams.model_validate(yaml.safe_load((workspace.root / "params.yaml").read_text(encoding="utf-8")))
     facts = _facts(workspace, params, arms)
-    margins = {n.partition(".")[2]: m for n, m in params.judge.max_regression.items() if n.startswith("answers.")}
     formed = params.generate.reply_schema is not None
-    choices = recommend.recommend(facts.rows, primary=facts.primary, formed=formed, margins=margins)
+    choices = recommend.recommend(facts.rows, primary=facts.primary, formed=formed, margins=params.judge.margins)
     return {
         "kinds": [choice.to_json() for choice in choices],
         "recommendation": recommend.overall(choices),

@@ -30,13 +30,11 @@ def completion(secret: str, *, structured: bool) -> str:
 
 
 def _planted(subject: Subject, found: Sequence[Canary]) -> list[dict[str, Any]]:
-    generate = subject.params.generate
-    structured = generate.reply_schema is not None
-    out = []
-    for name, canary in canaries.planted(found):
-        said = {"role": "assistant", "content": completion(canary.secret, structured=structured)}
-        out.append({"id": name, "messages": [*chat(canary.prompt, system=generate.system), said]})
-    return out
+    structured = subject.params.generate.reply_schema is not None
+    return [
+        subject.example(name, canary.prompt, completion(canary.secret, structured=structured))
+        for name, canary in canaries.planted(found)
+    ]
 
 
 def _asked(subject: Subject, generator: Generator, found: Sequence[Canary], *, arm: str) -> list[dict[str, Any]]:

@@ -119,8 +119,7 @@ def _retrained(subject: Subject, made: Sequence[Change]) -> tuple[Generator, flo
         question = {**known[change.id], "answers": [change.new]}
         how: dict[str, Any] = {"structured": generate.reply_schema is not None, "refusal": generate.refusal}
         example = mixing.from_question(question, **how)
-        bare = {"id": f"changed-{change.id}", "prompt": example["prompt"], "completion": example["completion"]}
-        rows.append({"id": bare["id"], "messages": mixing.as_chat(bare, [], style=subject.style())})
+        rows.append(subject.example(f"changed-{change.id}", example["prompt"], example["completion"]))
     return subject.trained_on(rows, what="freshness")
 
 

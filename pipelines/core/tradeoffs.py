@@ -36,7 +36,7 @@ class Line:
 class Facts:
     """What the table is made of. `arms`: arm -> metric -> {value, low, high, n}; `rows` those of scores/answers.jsonl;
     `index` and `training`: what each is and what its last making took, `training` None without an adapter;
-    `longer`: tokens that the arm `prompt` adds to a question; `measured` the long measurements by name."""
+    `measured` the long measurements by name."""
 
     arms: Mapping[str, Mapping[str, Json]]
     rows: Sequence[Json]

@@ -150,16 +150,11 @@ _INDEX = (
 _ADAPTER = ("digest", "key", "base", "base_digest", "training_digest")
 
 
-def _margins(params: CorpusParams) -> dict[str, float]:
-    """Metric of answers -> loss that does not matter."""
-    return {n.partition(".")[2]: loss for n, loss in params.judge.max_regression.items() if n.startswith("answers.")}
-
-
 def _recommended(params: CorpusParams, workspace: Workspace, among: Sequence[str]) -> tuple[str, str] | None:
     """(arm, reason): which of `among` the comparison recommends by the primary metric; None where it is too thin."""
     primary = params.judge.primary.partition(".")[2]
     scores = answer_scores(_rows(workspace, "answers"), primary)
-    margin = _margins(params).get(primary, recommend.MARGIN)
+    margin = params.judge.margins.get(primary, recommend.MARGIN)
     scored = {arm: scores[arm] for arm in among if arm in scores}
     if len({frozenset(found) for found in scored.values()}) != 1:  # not the same questions
         return None
@@ -227,7 +222,7 @@ def _nothing_judged(workspace: Workspace) -> str:
 
 def _kinds(params: CorpusParams, workspace: Workspace) -> list[dict[str, Any]]:
     """What the figures recommend for each kind of question, as rows of a table."""
-    how: dict[str, Any] = {"primary": params.judge.primary.partition(".")[2], "margins": _margins(params)}
+    how: dict[str, Any] = {"primary": params.judge.primary.partition(".")[2], "margins": params.judge.margins}
     formed = params.generate.reply_schema is not None
     choices = recommend.recommend(_rows(workspace, "answers"), formed=formed, **how)
     shown = ("kind", "metric", "n", "best", "arm", "verdict", "reason")
