@@ -7,7 +7,6 @@ nothing: an index made by the new embedder is judged as any candidate is, agains
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,45 +14,17 @@ from pipelines import tuned, tuning
 from pipelines.builds import require_embedder
 from pipelines.core.tuning import by_split
 from pipelines.locks import exclusive
+from pipelines.loss_log import Progress, curve
 from pipelines.ports import RunLog
 from pipelines.schemas import read_jsonl
 from pipelines.settings import Settings
 from pipelines.wiring import Wiring
 
 Row = Mapping[str, Any]
-_EVERY = 10.0  # seconds between two lines of progress
 _USE = {
     "embedder": "embed: {model: tuned}",
     "reranker": "retrieve: {rerank: {model: tuned, depth: 20}}",
 }
-
-
-class _Progress:
-    """Lines such as `tune: step 40 of 100, loss 1.23, eta 95 s`: the first step, then one every ten seconds."""
-
-    def __init__(self, log: RunLog) -> None:
-        self._log = log
-        self._began: tuple[float, int] | None = None
-        self._said = 0.0
-
-    def __call__(self, step: int, steps: int, values: Mapping[str, float]) -> None:
-        now = time.monotonic()
-        if "resumed_from" in values:  # what came before was a replay of the stopped training's losses
-            self._began = None
-            print(f"tune: going on from step {step} of a training that was stopped", flush=True)
-            return
-        self._log.metrics(values, step=step)
-        if "validation_loss" in values:
-            print(f"tune: step {step} of {steps}, validation loss {values['validation_loss']:.3f}", flush=True)
-        if "loss" not in values:
-            return
-        self._began = self._began or (now, step)
-        if step not in (1, steps) and now - self._said < _EVERY:
-            return
-        self._said = now
-        done = step - self._began[1]
-        eta = f", eta {(now - self._began[0]) / done * (steps - step):.0f} s" if done else ""
-        print(f"tune: step {step} of {steps}, loss {values['loss']:.3f}{eta}", flush=True)
 
 
 def _losses(history: Sequence[Row]) -> dict[str, float]:
@@ -65,23 +36,6 @@ def _losses(history: Sequence[Row]) -> dict[str, float]:
     if held_out:
         out |= {"validation_loss_first": held_out[0], "validation_loss_best": min(held_out[1:] or held_out)}
     return {name: round(value, 4) for name, value in out.items()}
-
-
-def _curve(history: Sequence[Row]) -> Any:
-    """The losses by step as a matplotlib figure."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.subplots()
-    for name, label, style in (("loss", "training", "-"), ("validation_loss", "validation", "o--")):
-        points = [(entry["step"], entry[name]) for entry in history if name in entry]
-        if points:
-            axes.plot(*zip(*points, strict=True), style, label=label, markersize=4)
-    axes.set(xlabel="step", ylabel="loss")
-    axes.set_ylim(bottom=0)
-    axes.grid(alpha=0.3)
-    axes.legend()
-    return figure
 
 
 def _track(log: RunLog, wiring: Wiring, facts: Row) -> None:
@@ -96,7 +50,7 @@ def _track(log: RunLog, wiring: Wiring, facts: Row) -> None:
         profile={"rows": facts["rows"], "questions": facts["questions"]},
     )
     log.metrics({**_losses(facts["history"]), "seconds": facts["seconds"], "cpu_seconds": facts["cpu_seconds"]})
-    log.figure("loss", _curve(facts["history"]))
+    log.figure("loss", curve(facts["history"], unit="loss"))
     log.tags({"assay.digest": facts["digest"]})
 
 
@@ -134,7 +88,9 @@ def tune(wiring: Wiring, kind: str, *, recipe: Row, questions: Sequence[Row]) ->
         facts = tuned.known(settings.home, corpus, kind, plan.key)
         again = facts is not None
         if facts is None:
-            made, facts = tuning.train(plan, rows, settings, on_log=_Progress(log))
+            made, facts = tuning.train(
+                plan, rows, settings, on_log=Progress("tune", lambda step, values: log.metrics(values, step=step))
+            )
             tuned.publish(settings.home, corpus, kind, made, facts)
         _track(log, wiring, facts)
         moved = tuned.point(settings.home, corpus, kind, facts["digest"])

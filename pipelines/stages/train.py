@@ -5,8 +5,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -14,6 +13,7 @@ import yaml
 from pipelines import adapters, training
 from pipelines.core.nouns import Report
 from pipelines.errors import NotTrainable
+from pipelines.loss_log import Progress, curve
 from pipelines.params import CorpusParams
 from pipelines.ports import Generator, Ports, RunLog
 from pipelines.report import describe_adapter
@@ -21,7 +21,6 @@ from pipelines.schemas import read_jsonl
 from pipelines.workspace import Workspace
 
 Record = Mapping[str, Any]
-_EVERY = 10.0  # seconds between two lines of progress
 
 
 def code_of(workspace: Workspace) -> str:
@@ -29,36 +28,6 @@ def code_of(workspace: Workspace) -> str:
     file = workspace.root / "code.yaml"
     known = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
     return str(known.get("train", ""))
-
-
-class _Progress:
-    """Lines such as `train: step 40 of 100, loss 1.234, 310 tokens/s, eta 95 s`: first and last step, and one every ten
-    seconds."""
-
-    def __init__(self, steps: int, also: Callable[[int, Mapping[str, float]], None]) -> None:
-        self._steps, self._also = steps, also
-        self._began: tuple[float, int] | None = None
-        self._said = 0.0
-
-    def __call__(self, step: int, values: Mapping[str, float]) -> None:
-        now = time.monotonic()
-        if "resumed_from" in values:  # what came before was a replay of the stopped training's losses
-            self._began = None
-            print(f"train: going on from step {step} of a training that was stopped", flush=True)
-            return
-        self._also(step, values)
-        if "validation_loss" in values:
-            print(f"train: step {step} of {self._steps}, validation loss {values['validation_loss']:.3f}", flush=True)
-        if "loss" not in values:
-            return
-        self._began = self._began or (now, step)
-        if step not in (1, self._steps) and now - self._said < _EVERY:
-            return
-        self._said = now
-        done = step - self._began[1]
-        speed = f", {values['step_tokens_per_second']:.0f} tokens/s" if "step_tokens_per_second" in values else ""
-        eta = f", eta {(now - self._began[0]) / done * (self._steps - step):.0f} s" if done else ""
-        print(f"train: step {step} of {self._steps}, loss {values['loss']:.3f}{speed}{eta}", flush=True)
 
 
 def _losses(history: Sequence[Record], *, kept: int | None = None) -> dict[str, float]:
@@ -74,24 +43,6 @@ def _losses(history: Sequence[Record], *, kept: int | None = None) -> dict[str, 
     if kept is not None and at and kept != history[-1]["step"]:
         out["validation_loss_kept"] = at[-1]["validation_loss"]
     return {name: round(value, 4) for name, value in out.items()}
-
-
-def _curve(history: Sequence[Record]) -> Any:
-    """The loss curve as a matplotlib figure."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.subplots()
-    for name, label, style in (("loss", "training", "-"), ("validation_loss", "validation", "o--")):
-        points = [(entry["step"], entry[name]) for entry in history if name in entry]
-        if points:
-            axes.plot(*zip(*points, strict=True), style, label=label, markersize=4)
-    axes.set_xlabel("step")
-    axes.set_ylabel("loss per completion token (nats)")
-    axes.set_ylim(bottom=0)
-    axes.grid(alpha=0.3)
-    axes.legend()
-    return figure
 
 
 def _mixed(mix: Record) -> dict[str, float]:
@@ -142,7 +93,7 @@ def _track(
     )
     log.metrics({name: value for name, value in facts.items() if "loss" in name})
     log.metrics({name: value for name, value in took.items() if isinstance(value, int | float)})
-    log.figure("loss", _curve(history))
+    log.figure("loss", curve(history, unit="loss per completion token (nats)"))
     log.text("model_card.md", card)
     folder = adapters.fetch(ports.objects, facts["key"], cache=ports.settings.cache)
     log.folder(folder, name="adapter")
@@ -193,8 +144,11 @@ def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> Report:
     ):
         record = training.known(ports.objects, plan)
         if record is None:
-            progress = _Progress(params.train.steps, lambda step, values: log.metrics(values, step=step))
-            record = training.train(plan, base, ports, **parts, on_log=progress)
+            progress = Progress("train", lambda step, values: log.metrics(values, step=step))
+            steps = params.train.steps
+            record = training.train(
+                plan, base, ports, **parts, on_log=lambda step, values: progress(step, steps, values)
+            )
         else:
             for entry in record["history"]:
                 log.metrics({n: v for n, v in entry.items() if n != "step"}, step=int(entry["step"]))

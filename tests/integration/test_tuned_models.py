@@ -74,7 +74,7 @@ def test_a_tuned_embedder_is_whole_known_again_and_judged(tmp_path, monkeypatch,
             if step == 3:
                 raise Stopped
 
-        patched.setattr(action._Progress, "__call__", stop)
+        patched.setattr(action.Progress, "__call__", stop)
         with pytest.raises(Stopped):
             tuned_embedder(ports, questions)
     assert tuned.newest(tmp_path, "tiny", "embedder") is None  # nothing half-done is there

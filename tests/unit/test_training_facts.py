@@ -8,9 +8,10 @@ import pytest
 from pipelines import training
 from pipelines.backends.lora.spent import Account
 from pipelines.core.costs import of_training
+from pipelines.loss_log import Progress
 from pipelines.params import Prices
 from pipelines.report import describe_adapter
-from pipelines.stages.train import _facts, _Progress
+from pipelines.stages.train import _facts
 from tests.adapter_kit import params_of
 
 # An hour of wall time on two cores: 7,200 CPU-seconds.
@@ -105,10 +106,10 @@ def test_a_distilled_set_is_on_the_card():
 
 
 def test_progress_says_the_speed_where_it_is_known(capsys):
-    progress = _Progress(3, lambda step, values: None)
-    progress(1, {"loss": 2.0, "step_tokens_per_second": 311.4})
-    progress(2, {"resumed_from": 2})
-    progress(3, {"loss": 1.0})
+    progress = Progress("train", lambda step, values: None)
+    progress(1, 3, {"loss": 2.0, "step_tokens_per_second": 311.4})
+    progress(2, 3, {"resumed_from": 2})
+    progress(3, 3, {"loss": 1.0})
     said = capsys.readouterr().out.splitlines()
     assert said[0] == "train: step 1 of 3, loss 2.000, 311 tokens/s"
     assert said[2] == "train: step 3 of 3, loss 1.000"
