@@ -23,8 +23,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from pipelines.checkpoints import history_of, losses, mark_whole, newest_whole
 from pipelines.core.tuning import steps_of
-from pipelines.errors import BackendError
 
 Recipe = Mapping[str, Any]
 Rows = Sequence[Mapping[str, Any]]
@@ -32,7 +32,6 @@ OnLog = Callable[[int, int, Mapping[str, float]], None]
 """Called with the step, the number of all steps, and `loss`, `learning_rate` or `validation_loss`. Where a stopped
 training is gone on from, its losses are replayed, then comes `resumed_from`."""
 
-_WHOLE = "whole"  # marker in a checkpoint, written last
 _STATE = "trained.safetensors"
 
 
@@ -50,11 +49,6 @@ class Tuned:
 def libraries() -> dict[str, str]:
     """Versions of what the weights depend on."""
     return {name: version(name) for name in ("torch", "transformers", "sentence-transformers", "peft")}
-
-
-def _losses(logs: Mapping[str, Any]) -> dict[str, float]:
-    names = {"loss": "loss", "learning_rate": "learning_rate", "eval_loss": "validation_loss"}
-    return {ours: float(logs[theirs]) for theirs, ours in names.items() if theirs in logs}
 
 
 def _schedule(rows: int, recipe: Recipe) -> tuple[int, int]:
@@ -103,11 +97,11 @@ def _callbacks(recipe: Recipe, on_log: OnLog, *, evaluated: bool) -> list[Any]:
 
     class Watcher(TrainerCallback):
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-            if seen := _losses(logs or {}):
+            if seen := losses(logs or {}):
                 on_log(state.global_step, state.max_steps, seen)
 
         def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / _WHOLE).touch()
+            mark_whole(Path(args.output_dir), state.global_step)
 
     stopping = [EarlyStoppingCallback(early_stopping_patience=recipe["patience"])] if evaluated else []
     return [Watcher(), *stopping]
@@ -141,26 +135,15 @@ def _kept_small(trainer: Any) -> Any:
     return Trainer
 
 
-def _newest_whole(folder: Path) -> Path | None:
-    """The newest checkpoint that was finished; those that were not are removed."""
-    whole = []
-    for checkpoint in folder.glob("checkpoint-*"):
-        if (checkpoint / _WHOLE).is_file():
-            whole.append(checkpoint)
-        else:
-            shutil.rmtree(checkpoint, ignore_errors=True)
-    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
-
-
 def _resumed(trainer: Any, checkpoints: Path, on_log: OnLog) -> str | None:
     """The checkpoint to go on from, its losses replayed; None to begin."""
-    newest = _newest_whole(checkpoints) if checkpoints.is_dir() else None
+    newest = newest_whole(checkpoints)
     if newest is None:
         return None
     trainer.args.eval_on_start = False
     state = json.loads((newest / "trainer_state.json").read_text(encoding="utf-8"))
     for entry in state["log_history"]:
-        if seen := _losses(entry):
+        if seen := losses(entry):
             on_log(entry["step"], state["max_steps"], seen)
     on_log(state["global_step"], state["max_steps"], {"resumed_from": state["global_step"]})
     return str(newest)
@@ -172,9 +155,7 @@ def _run(trainer: Any, checkpoints: Path, on_log: OnLog, start: tuple[float, flo
 
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=_resumed(trainer, checkpoints, on_log))
-    history = [{"step": e["step"], **seen} for e in trainer.state.log_history if (seen := _losses(e))]
-    if not all(math.isfinite(value) for entry in history for value in entry.values()):
-        raise BackendError("training diverged: the loss is not a number; lower learning_rate in the recipe")
+    history = history_of(trainer.state.log_history, lower="learning_rate in the recipe")
     wall, cpu = time.perf_counter() - start[0], time.process_time() - start[1]
     return Tuned(history, trainer.state.global_step, wall, cpu)
 

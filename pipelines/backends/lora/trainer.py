@@ -12,11 +12,11 @@ from typing import Any
 
 from pipelines.backends.lora.chats import collator
 from pipelines.backends.lora.recipe import micro_batch
+from pipelines.checkpoints import losses, mark_whole
 
 OnLog = Callable[[int, Mapping[str, float]], None]
 """Called with the step and `loss`, `learning_rate` and `step_tokens_per_second`, or `validation_loss`. Where a stopped
 training is gone on from, its losses are replayed, then comes `resumed_from`."""
-WHOLE = "whole"  # marker in a checkpoint, written last
 
 
 @dataclass(frozen=True)
@@ -105,14 +105,9 @@ def watcher(on_log: OnLog, *, tokens: Callable[[int], int], after_step: Callable
 
         def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if state.is_world_process_zero:
-                (Path(args.output_dir) / f"checkpoint-{state.global_step}" / WHOLE).touch()
+                mark_whole(Path(args.output_dir), state.global_step)
 
     return Watcher()
-
-
-def losses(logs: Mapping[str, Any]) -> dict[str, float]:
-    names = {"loss": "loss", "learning_rate": "learning_rate", "eval_loss": "validation_loss"}
-    return {ours: float(logs[theirs]) for theirs, ours in names.items() if theirs in logs}
 
 
 def _base(base: Path, recipe: Mapping[str, Any]) -> Any:

@@ -13,7 +13,6 @@ corpora, no object store and no tracking.
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
 import warnings
@@ -26,16 +25,15 @@ from pipelines.backends.lora.chats import Chat, encode, layout
 from pipelines.backends.lora.recipe import micro_batch
 from pipelines.backends.lora.spent import Account
 from pipelines.backends.lora.trainer import (
-    WHOLE,
     OnLog,
     Settings,
     arguments,
     completion_trainer,
     fresh_model,
-    losses,
     watcher,
 )
-from pipelines.errors import BackendError, BadConfig
+from pipelines.checkpoints import history_of, losses, newest_whole
+from pipelines.errors import BadConfig
 
 
 @dataclass(frozen=True)
@@ -101,17 +99,6 @@ def _lesson(job: Job, tokenizer: Any) -> _Lesson:
     return _Lesson([rows[i] for i in order], [encode(tokenizer, chat) for chat in held_out], numbers.batch)
 
 
-def _newest_whole(folder: Path, *, tidy: bool) -> Path | None:
-    """The newest checkpoint that was finished; with `tidy` those that were not are removed."""
-    whole = []
-    for checkpoint in folder.glob("checkpoint-*"):
-        if (checkpoint / WHOLE).is_file():
-            whole.append(checkpoint)
-        elif tidy:
-            shutil.rmtree(checkpoint, ignore_errors=True)
-    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
-
-
 def _write_adapter(trainer: Any, destination: Path, *, base_name: str) -> None:
     """The adapter's two files, free of paths and of the order in which Python holds a set."""
     shutil.rmtree(destination, ignore_errors=True)
@@ -145,7 +132,7 @@ def _taught(trainer: Any, checkpoints: Path, on_log: OnLog, *, first: bool) -> N
     was killed would be given one more step by transformers: of it the best weights are loaded, and that is all."""
     from transformers import TrainerState
 
-    resume = _newest_whole(checkpoints, tidy=first) if checkpoints.is_dir() else None
+    resume = newest_whole(checkpoints, tidy=first)
     if resume is not None:
         trainer.args.eval_on_start = False
         if _replayed(resume, on_log if first else lambda step, values: None):
@@ -184,9 +171,7 @@ def run(job: Job, on_log: OnLog) -> Trained:
     trainer.add_callback(watcher(on_log, tokens=lambda step: lesson.tokens(step, step), after_step=account.keep))
     _taught(trainer, job.checkpoints, on_log, first=rank == 0)
     state = trainer.state
-    history = [{"step": e["step"], **seen} for e in state.log_history if (seen := losses(e))]
-    if not all(math.isfinite(value) for entry in history for value in entry.values()):
-        raise BackendError("training diverged: the loss is not a number; lower train.learning_rate")
+    history = history_of(state.log_history, lower="train.learning_rate")
     if rank == 0:
         _write_adapter(trainer, job.destination, base_name=job.base_name)
     account.keep()
