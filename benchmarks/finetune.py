@@ -41,7 +41,8 @@ def handbook() -> list[list[dict[str, str]]]:
     examples = [json.loads(line) for line in lines]
     generate = read_raw(checkout() / "params.yaml")["corpora"]["handbook"]["generate"]
     style = mixing.Style(generate["system"], generate["refusal"], True, 0.9, 0, SEED)
-    return [mixing.as_chat(example, mixing.quotes(examples), style=style) for example in examples]
+    pool = mixing.quotes(examples)
+    return [mixing.as_chat(e, mixing.passages(e, pool, style=style), system=style.system) for e in examples]
 
 
 def geography() -> list[list[dict[str, str]]]:

@@ -64,6 +64,7 @@ def _build(building: Path, params: CorpusParams, *, corpus: str, ports: Ports) -
         questions = _questions(params, source, building / "source", ports=ports)
         examples = _examples(params, ports=ports)
         spool.settle()
+        questions = [gold.with_passages(row, spool.texts(gold.unquoted(row))) for row in questions]
         write_files(building, CorpusFiles(spool.documents(), questions, examples, spool.quarantine()))
     require_gold(params, questions, examples, ports=ports)
     missing = _check_evidence(questions, building, corpus=corpus)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -110,6 +110,12 @@ class Spool:
                 held, characters = [], 0
         if held:
             yield pa.record_batch(list(map(list, zip(*held, strict=True))), schema=DOCUMENTS)
+
+    def texts(self, ids: Iterable[str]) -> dict[str, str]:
+        """The texts of those of the ids that are documents, once settled."""
+        query = "SELECT text FROM found WHERE id = ? AND place IS NOT NULL AND reason IS NULL"
+        found = ((key, self._database.execute(query, [key]).fetchone()) for key in ids)
+        return {key: row[0] for key, row in found if row}
 
     def quarantine(self) -> Iterator[dict[str, Any]]:
         """The refusals as records, sorted by document and reason."""

@@ -21,6 +21,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pipelines.core.gold import evidence_text
 from pipelines.core.splits import TEST, split_of_key
 
 _WORD = re.compile(r"\w+")
@@ -54,11 +55,9 @@ def probes(questions: Iterable[Mapping[str, Any]], **how: Any) -> Iterator[Probe
     """The test texts of test questions; `how` are the split's validation, test and seed."""
     for question in questions:
         yield Probe(question["id"], "question", question["question"])
-        context = question.get("context")
         for entry in question["evidence"]:
             secret = split_of_key(entry["document"], **how) == TEST
-            quote = entry.get("quote") or (context if isinstance(context, str) else "")
-            for sentence in _SENTENCE.split(quote):
+            for sentence in _SENTENCE.split(evidence_text(question, entry)):
                 yield Probe(question["id"], "evidence", sentence, secret)
         secret = all(split_of_key(entry["document"], **how) == TEST for entry in question["evidence"])
         for answer in question["answers"] if question["evidence"] else ():

@@ -15,6 +15,7 @@ from pipelines.core.splits import SPLITS
 QUESTION_FORM = '{"id", "question", "answers": [...], "evidence": [{"document", "quote"}]}'
 EXAMPLE_FORM = '{"prompt", "completion"} or {"messages": [{"role", "content"}, ...]} ending with the assistant'
 _UNREADABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ufffd]")
+_CONTEXT = 1000  # most characters of a document that are shown as the passage of a question: a chunk or two
 ROLES = ("system", "user", "assistant", "tool")
 
 
@@ -136,6 +137,46 @@ def beir_questions(
         for row in queries
         if row["_id"] in by_query
     ]
+
+
+def passage_around(text: str, answers: Iterable[str], *, most: int = _CONTEXT) -> str:
+    """A document as the passage that an answer is found in: the whole of a short one, else some `most` characters
+    around the first of the answers, in whole words; empty where a long one has none of them word by word."""
+    if len(text) <= most:
+        return text
+    forms = (rf"(?<!\w){re.escape(answer.strip())}(?!\w)" for answer in answers if answer.strip())
+    found = [match.start() for form in forms if (match := re.search(form, text, re.IGNORECASE))]
+    if not found:
+        return ""
+    start = max(0, min(min(found) - most // 2, len(text) - most))
+    first, last = text[start : start + most], start + most >= len(text)
+    first = first if start == 0 else first.partition(" ")[2]
+    return first if last else first.rpartition(" ")[0]
+
+
+def evidence_text(question: Mapping[str, Any], entry: Mapping[str, Any]) -> str:
+    """What a question's evidence says: the quote, else the passage of its document, else the question's `context`."""
+    context = question.get("context")
+    return entry.get("quote") or entry.get("context") or (context if isinstance(context, str) else "")
+
+
+def unquoted(question: Mapping[str, Any]) -> list[str]:
+    """The documents whose text a question with answers needs, for its evidence says nothing itself."""
+    if not question["answers"]:
+        return []
+    return [entry["document"] for entry in question["evidence"] if not evidence_text(question, entry)]
+
+
+def with_passages(question: Mapping[str, Any], texts: Mapping[str, str]) -> dict[str, Any]:
+    """The question with the passages of `texts` (document -> text) as `context` of the evidence that says nothing."""
+    needed = set(unquoted(question))
+    evidence = [
+        {**entry, "context": passage_around(texts[entry["document"]], question["answers"])}
+        if entry["document"] in needed & texts.keys()
+        else entry
+        for entry in question["evidence"]
+    ]
+    return {**question, "evidence": evidence}
 
 
 def cited(questions: Iterable[Mapping[str, Any]]) -> dict[str, str]:

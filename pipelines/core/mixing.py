@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipelines.core.digests import digest_json
+from pipelines.core.gold import evidence_text
 from pipelines.core.prompts import Passage, chat, normalised, parse_reply
 from pipelines.core.splits import documents_of, fraction
 
@@ -50,10 +51,12 @@ class Remark:
 
 @dataclass
 class Account:
-    """What was left out of a training set, and what was found in it: findings of sensitive text by kind."""
+    """What was left out of a training set, what was found in it (findings of sensitive text by kind), and how many of
+    its chats show passages."""
 
     remarks: list[Remark] = field(default_factory=list)
     found: Counter[str] = field(default_factory=Counter)
+    shown: int = 0
 
     def say(self, example: Item, reason: str, because: str, *, dropped: bool = True) -> None:
         self.remarks.append(Remark(str(example["id"]), reason, because, dropped))
@@ -85,19 +88,15 @@ def with_id(example: Item) -> dict[str, Any]:
 def from_question(question: Item, *, structured: bool, refusal: str) -> dict[str, Any]:
     """A gold question as a training example: its first answer, or the refusal when the corpus has none.
 
-    `structured`: the completion is the JSON object {"answer", "citations"}. A question may carry `context`, which
-    then is its evidence's text (`quote`) where that has none.
+    `structured`: the completion is the JSON object {"answer", "citations"}. Evidence without a quote is quoted by the
+    passage that stands for it (`core.gold.evidence_text`).
     """
     answer = question["answers"][0] if question["answers"] else refusal
     completion = answer
     if structured:
         reply = {"answer": answer, "citations": list(documents_of(question))}
         completion = json.dumps(reply, ensure_ascii=False)
-    context = question.get("context")
-    evidence = [
-        {**entry, "quote": entry.get("quote") or (context if isinstance(context, str) else "")}
-        for entry in question["evidence"]
-    ]
+    evidence = [{**entry, "quote": evidence_text(question, entry)} for entry in question["evidence"]]
     own = {"split": question["split"]} if "split" in question else {}
     return {"id": question["id"], "prompt": question["question"], "completion": completion, "evidence": evidence, **own}
 
@@ -141,13 +140,13 @@ def _distractors(example: Item, pool: Sequence[tuple[str, str]], *, count: int, 
     return out
 
 
-def _passages(example: Item, pool: Sequence[tuple[str, str]], *, style: Style) -> list[Passage]:
-    """The passages an example is shown with; none when it is one of those without context.
+def passages(example: Item, pool: Sequence[tuple[str, str]], *, style: Style) -> list[Passage]:
+    """The passages an example is shown with; none when it is one of those without context, or has `messages`.
 
     A refusal is shown distractors only. Another example without a quote has nothing to be shown with. Where the
     evidence is left out, as many more distractors are shown: how many passages there are tells nothing.
     """
-    if fraction(f"context:{example['id']}", seed=style.seed) >= style.context_share:
+    if "messages" in example or fraction(f"context:{example['id']}", seed=style.seed) >= style.context_share:
         return []
     own = [Passage(document, quote) for document, quote in quotes([example])]
     reply = parse_reply(completion_of(example), refusal=style.refusal, structured=style.structured)
@@ -160,11 +159,11 @@ def _passages(example: Item, pool: Sequence[tuple[str, str]], *, style: Style) -
     return sorted(shown, key=lambda p: digest_json([style.seed, example["id"], p.document, p.text]))
 
 
-def as_chat(example: Item, pool: Sequence[tuple[str, str]], *, style: Style) -> list[dict[str, str]]:
-    """The example as chat messages that end with the assistant's."""
+def as_chat(example: Item, shown: Sequence[Passage], *, system: str) -> list[dict[str, str]]:
+    """The example with its `passages` as chat messages that end with the assistant's."""
     if "messages" in example:
         return [{"role": m["role"], "content": m["content"]} for m in example["messages"]]
-    asked = chat(example["prompt"], _passages(example, pool, style=style), system=style.system)
+    asked = chat(example["prompt"], shown, system=system)
     return [*asked, {"role": "assistant", "content": str(example["completion"]).strip()}]
 
 

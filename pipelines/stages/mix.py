@@ -170,7 +170,8 @@ def compose(
     rows: dict[str, list[Row]] = {splits.TRAIN: [], splits.VALIDATION: []}
     style = _style(params)
     for example in kept:
-        messages = mixing.as_chat(example, pool, style=style)
+        shown = mixing.passages(example, pool, style=style)
+        messages = mixing.as_chat(example, shown, system=style.system)
         tokens = count(messages)
         # Passages may hold together what none of them does.
         overlap = index.worst(mixing.spoken(messages), share=params.mix.contamination.share, secret=True)
@@ -179,6 +180,7 @@ def compose(
         elif tokens > params.train.max_tokens:
             account.say(example, "too_long", f"{tokens} tokens")
         else:
+            account.shown += bool(shown)
             rows[splits.split_of(example, **how)].append({"id": example["id"], "tokens": tokens, "messages": messages})
     return rows[splits.TRAIN], rows[splits.VALIDATION], account
 
@@ -237,6 +239,7 @@ def _summary(facts: Mapping[str, Any]) -> str:
     lost = ", ".join(f"{n} {why.replace('_', ' ')}" for why, n in facts["dropped"].items() if n)
     found = ", ".join(f"{n} of {kind}" for kind, n in facts["screened"]["found"].items())
     out = f"{facts['train']} training and {facts['validation']} validation chats from {facts['source']}"
+    out += f", {facts['shown']} of them with passages" if facts["shown"] else ""
     out += f"; {distil.summary(facts['teacher'])}" if "teacher" in facts else ""
     return out + (f"; dropped {lost}" if lost else "") + (f"; found {found}" if found else "; nothing sensitive found")
 
@@ -306,5 +309,6 @@ def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> Report:
         "validation": len(validation),
         "tokens": sum(row["tokens"] for row in training),
         "longest": max(row["tokens"] for row in training),
+        "shown": account.shown,
     }
     return Report("mix", facts, _summary(facts), {"data_docs": str(page)})

@@ -273,7 +273,7 @@ def test_a_beir_folder_as_it_is(tmp_path):
         ("p0", "T", "{}"),
         ("p1", "p1", '{"year":1999}'),
     ]
-    evidence = [{"document": "p0", "relevance": 2}]
+    evidence = [{"document": "p0", "relevance": 2, "context": "one"}]
     assert home.files.questions == [{"id": "q0", "question": "Which?", "answers": ["one"], "evidence": evidence}]
     assert (home.workspace.fetched / "source" / "qrels" / "test.tsv").is_file()
 

@@ -142,3 +142,27 @@ def test_a_file_name_becomes_readable():
 def test_a_title_is_one_line_or_none(text):
     title = markdown_title(text)
     assert title is None or (title.strip() and "\n" not in title)
+
+
+LONG = f"Begin. {'word ' * 400}The lamp is lit at nine. {'tail ' * 400}End."
+
+
+def test_a_long_document_is_shown_around_its_answer_and_a_short_one_whole():
+    assert gold.passage_around("Lit at nine.", ["ten"]) == "Lit at nine."
+    shown = gold.passage_around(LONG, ["none", "NINE"], most=200)
+    assert "lit at nine." in shown and 150 < len(shown) <= 200
+    assert set(shown.split()) <= set(LONG.split())  # whole words
+    assert gold.passage_around(LONG, ["lam", " "], most=200) == ""  # no word of it: nothing shows the answer
+    assert gold.passage_around(LONG, ["End."], most=50).endswith("End.")
+    assert gold.passage_around(LONG, ["Begin"], most=50).startswith("Begin.")
+
+
+def test_only_evidence_that_says_nothing_gets_its_documents_passage():
+    question = {"id": "q", "answers": ["nine"], "evidence": [{"document": "a"}, {"document": "b", "quote": "At nine."}]}
+    assert gold.unquoted(question) == ["a"]
+    told = gold.with_passages(question, {"a": "Lit at nine."})
+    assert told["evidence"] == [{"document": "a", "context": "Lit at nine."}, question["evidence"][1]]
+    assert [gold.evidence_text(told, entry) for entry in told["evidence"]] == ["Lit at nine.", "At nine."]
+    assert gold.with_passages(question, {}) == question  # in quarantine
+    for other in ({**question, "answers": []}, {**question, "context": "At nine."}):
+        assert gold.unquoted(other) == [] and gold.with_passages(other, {"a": "Lit."}) == other

@@ -33,7 +33,7 @@ def test_the_teacher_is_asked_with_the_long_prompt_and_the_student_with_the_shor
     assert learned == {"id": "e", "evidence": [], "split": "train", "messages": [
         {"role": "system", "content": "Short."}, ASKED, {"role": "assistant", "content": "Yo."}
     ]}  # fmt: skip
-    assert mixing.as_chat(learned, [], style=None) == learned["messages"]
+    assert mixing.as_chat(learned, [], system="") == learned["messages"]
     assert distil.taught(example, "Yo.", system=" ")["messages"][0] == ASKED
     chat = [{"role": "system", "content": "own"}, *shots, ASKED, {"role": "assistant", "content": "gold"}]
     assert distil.asking({"id": "m", "messages": chat}, LONGER)[-3:] == [*shots, ASKED]

@@ -185,7 +185,33 @@ def test_questions_stand_in_for_examples():
     assert mixing.from_question(unanswerable, structured=False, refusal="No.")["completion"] == "No."
     told = mixing.from_question({**question, "context": "All about d."}, structured=False, refusal="No.")
     assert told["evidence"] == [{"document": "d", "quote": "All about d."}]
-    assert mixing.as_chat(plain, [], style=STYLE)[0]["content"] == "Question: How long?"  # no quote, no context
+    assert mixing.passages(plain, [], style=STYLE) == []  # no quote, no context
+    assert mixing.as_chat(plain, [], system="")[0]["content"] == "Question: How long?"
+
+
+def test_gold_questions_whose_documents_are_named_without_quotes_are_trained_with_passages():
+    """As a BEIR folder has them: fetch put the document's passage beside the evidence."""
+    questions = [
+        {
+            **row,
+            "question": f"What of {row['id']}?",
+            "answers": ["it"],
+            "evidence": [
+                {"document": row["evidence"][0]["document"], "relevance": 1, "context": f"Passage of {row['id']}."}
+            ],
+        }
+        for row in of(TRAIN, 20)
+    ]
+    examples = [mixing.from_question(row, structured=False, refusal="none") for row in questions]
+    params = params_of(
+        mix={"context_share": 1.0, "oracle_share": 1.0, "distractors": 1}, generate={"reply_schema": None}
+    )
+    training, _, account = mixed(params, examples, questions)
+    assert account.shown == len(training) == 20
+    assert all(f"Passage of {row['id']}." in row["messages"][-2]["content"] for row in training)
+    unsaid = [{**e, "evidence": [{"document": e["evidence"][0]["document"], "quote": ""}]} for e in examples]
+    bare, _, none = mixed(params, unsaid, [])
+    assert none.shown == 0 and len(bare) == 20
 
 
 def test_an_example_without_id_is_named_by_its_content():
