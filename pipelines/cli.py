@@ -257,6 +257,17 @@ def reconcile(name: Name) -> None:
 
 
 @app.command()
+def gc(
+    grace: Annotated[float, typer.Option(help="Hours that something must have been unneeded before it goes.")] = 24.0,
+) -> None:
+    """Remove builds, adapters and chunk sets that no kept release and no workspace needs (promote.keep)."""
+    from pipelines.actions.gc import collect
+
+    for line in collect(Settings.from_env(), grace=grace):
+        print(line, flush=True)
+
+
+@app.command()
 def status(as_json: AsJson = False) -> None:
     """Every corpus: revision, candidate, verdict, release."""
     from pipelines.actions.views import overview

@@ -208,6 +208,7 @@ class Judge(Section):
 
 class Promote(Section):
     arm: Literal["auto"] | Arm
+    keep: Count = 5
 
 
 class CorpusParams(Section):

@@ -265,6 +265,10 @@ class ObjectStore(Protocol):
         """Keys below a prefix, sorted."""
         ...
 
+    def delete(self, keys: Sequence[str]) -> None:
+        """Remove objects, one after the other in the order given; those that are gone already are no error."""
+        ...
+
     def uri(self, key: str) -> str:
         """Where engines (Spark, Arrow) read and write this key: a local path or an object-store URI."""
         ...

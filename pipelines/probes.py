@@ -102,7 +102,7 @@ class Subject:
                 print(f"measure: {what}: step {step} of {steps}, loss {values['loss']:.3f}", flush=True)
 
         with training.alone(ports.settings, plan):
-            record = training.known(ports.objects, plan)
+            record = training.known(ports, plan)
             if record is None:
                 record = training.train(plan, self.base, ports, train=rows, validation=validation, on_log=say)
             training.tidy(ports.settings, plan)

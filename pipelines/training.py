@@ -20,8 +20,9 @@ from pipelines.core import costs
 from pipelines.core.digests import digest_json
 from pipelines.locks import exclusive
 from pipelines.params import Prices, Train
-from pipelines.ports import Generator, ObjectStore, Ports
+from pipelines.ports import Generator, Ports
 from pipelines.settings import Settings, checkout
+from pipelines.tombstones import claim
 
 Row = Mapping[str, Any]
 OnLog = Callable[[int, Mapping[str, float]], None]
@@ -73,10 +74,12 @@ def alone(settings: Settings, plan: Plan) -> AbstractContextManager[Any]:
     return exclusive(settings.cache / "locks" / f"train-{plan.key}", patience=7200, what="this training")
 
 
-def known(objects: ObjectStore, plan: Plan) -> dict[str, Any] | None:
+def known(ports: Ports, plan: Plan) -> dict[str, Any] | None:
     """The record of a training that was done before and whose adapter is still sealed."""
+    objects = ports.objects
     try:
         record: dict[str, Any] = json.loads(objects.get(f"training-runs/{plan.key}.json"))
+        claim(objects, record["key"], settings=ports.settings)
         objects.get(f"{record['key']}/sealed.json")
     except KeyError:
         return None
@@ -115,6 +118,7 @@ def train(
         "train": plan.numbers,
     }
     digest = adapters.bind(done.folder, bound)
+    claim(ports.objects, f"adapters/{digest}", settings=ports.settings)
     stored = adapters.seal(ports.objects, done.folder)
     record: dict[str, Any] = {"digest": digest, "key": stored, "history": done.history}
     record |= {"steps": done.steps, "kept_step": done.kept_step}

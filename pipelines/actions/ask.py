@@ -20,6 +20,7 @@ from pipelines.ports import Generator, Hit
 from pipelines.released import adapter_folder, embedder_of, longer_of, reranker_of
 from pipelines.retrieval import Filters, search
 from pipelines.settings import Settings
+from pipelines.tombstones import require_kept
 from pipelines.wiring import Wiring
 
 Json = Mapping[str, Any]
@@ -49,13 +50,16 @@ class Service:
 
         def found() -> list[list[Hit]]:
             how: dict[str, Any] = {"retrieve": ports.params.retrieve, "reranker": reranker, "filters": filters}
-            return search(ports.store, embedder, index["collection"], questions, **how)
+            hits = search(ports.store, embedder, index["collection"], questions, **how)
+            require_kept(ports.objects, self.manifest)
+            return hits
 
         try:
             return found()
         except NotFound:  # Milvus is a projection: what it lost is loaded again from the build's Parquet
             from pipelines.builds import load_build
 
+            require_kept(ports.objects, self.manifest)
             load_build(ports.store, ports.objects, index)
             return found()
 

@@ -6,11 +6,15 @@ held back: the graph does not release them again, `assay promote` does.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from pipelines.actions.promote import now
 from pipelines.actions.reconcile import project
 from pipelines.core.manifest import restored
 from pipelines.errors import BadInput, NotFound
 from pipelines.settings import Settings
+from pipelines.tombstones import claim, require_kept
 from pipelines.wiring import Wiring
 
 
@@ -21,6 +25,14 @@ def _default_target(log: dict[int, dict[str, object]]) -> int:
         if log[generation]["candidate"] != log[newest]["candidate"]:
             return generation
     raise NotFound("there is no earlier release to return to")
+
+
+def _require_kept(wiring: Wiring, manifest: Mapping[str, Any]) -> None:
+    """NotFound when `assay gc` removed what the release binds; where it is about to, it will not."""
+    for bound in (manifest["index"], manifest["adapter"]):
+        if bound:
+            claim(wiring.objects, bound["key"], settings=wiring.settings)
+    require_kept(wiring.objects, manifest, adapter=True)
 
 
 def rollback_release(settings: Settings, corpus: str, to: int | None = None) -> str:
@@ -41,6 +53,7 @@ def rollback_release(settings: Settings, corpus: str, to: int | None = None) -> 
     target = _default_target(log) if to is None else to
     if log[target]["candidate"] == log[newest]["candidate"]:
         raise BadInput(f"{corpus} generation {target} is what generation {newest} serves already")
+    _require_kept(wiring, log[target])
     newer = [log[generation] for generation in known if generation > target]
     made = restored(log[target], newer, generation=newest + 1, created=now())
     releases.append(corpus, made, generation=newest + 1)

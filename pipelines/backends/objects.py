@@ -1,14 +1,14 @@
 """The object store on obstore: a local folder or `s3://bucket/prefix`, behind `ports.ObjectStore`.
 
-Each write is whole or absent: a folder gets a staged file that is renamed, S3 a single put. Nothing is cached, and
-nothing is deleted here. Credentials and endpoint of S3 come from the usual AWS_* variables.
+Each write is whole or absent: a folder gets a staged file that is renamed, S3 a single put. Nothing is cached.
+Credentials and endpoint of S3 come from the usual AWS_* variables.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ class ObstoreObjects:
         if not self._base.startswith("s3://"):
             with self._said_plainly("opening"):
                 Path(self._base).mkdir(parents=True, exist_ok=True)
-                return LocalStore(self._base)
+                return LocalStore(self._base, automatic_cleanup=True)
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
         options: dict[str, Any] = {"endpoint": endpoint} if endpoint else {}
         if endpoint and endpoint.startswith("http://"):
@@ -108,6 +108,16 @@ class ObstoreObjects:
         with self._said_plainly(f"listing {prefix or '/'}"):
             found = list_objects(self._store, prefix=prefix or None)
             return sorted(str(entry["path"]) for batch in found for entry in batch)
+
+    def delete(self, keys: Sequence[str]) -> None:
+        """Remove objects in the order given, one by one: a killed removal leaves the last of them. Those that are gone
+        already are no error; folders that it empties go too."""
+        from obstore import delete
+
+        for key in keys:
+            valid_key(key)
+            with self._said_plainly(f"removing {key}"), suppress(FileNotFoundError):
+                delete(self._store, key)
 
     def uri(self, key: str) -> str:
         """A local path, or `s3://bucket/prefix/key`."""

@@ -25,6 +25,7 @@ from pipelines.corpus_files import folder_digest
 from pipelines.errors import BadConfig, BadInput, IntegrityError
 from pipelines.params import ChunkParams, CorpusParams
 from pipelines.ports import ObjectStore, Ports
+from pipelines.tombstones import claim
 from pipelines.workspace import Workspace
 
 PLAIN = ("text/plain", "application/json", "application/jsonl", "application/x-ndjson")
@@ -214,6 +215,7 @@ def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> Report:
         if not made["rows"]:
             raise BadInput(f"corpus {workspace.corpus} has no text to index in its {documents} documents")
         key = f"chunks/{workspace.corpus}/by-key/{made['digest']}"
+        claim(objects, key, settings=ports.settings)
         publish(Path(temporary) / "set", objects, key, facts=made)
     facts = {**made, **cut_by, "key": key, "documents": documents, "corpus_digest": corpus, "params": how}
     said = f"{made['rows']:,} chunks of {documents:,} documents, {made['tokens']:,} tokens; {fresh:,} cut"

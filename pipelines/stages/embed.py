@@ -30,6 +30,7 @@ from pipelines.errors import IntegrityError
 from pipelines.params import CorpusParams
 from pipelines.ports import Embedder, ObjectStore, Paid, Ports
 from pipelines.schemas import EMBEDDINGS, VECTORS
+from pipelines.tombstones import claim
 from pipelines.workspace import Workspace
 
 SCHEMA = VECTORS
@@ -222,6 +223,7 @@ def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> Report:
     index = {**params.index.model_dump(), "type": index_type}
     collection = collection_name(workspace.corpus, build_digest(chunks, embedder=embedder.digest, index=index))
     folder = f"builds/{collection}"
+    claim(objects, folder, settings=ports.settings)
     if known := whole_build(objects, folder):
         return _report(known, embedded=0, seconds=time.monotonic() - started)
     from pipelines.backends.spark import session

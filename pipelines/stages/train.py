@@ -142,7 +142,7 @@ def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> Report:
         training.alone(ports.settings, plan),
         ports.registry.run(workspace.corpus, "train", tags=tags) as log,
     ):
-        record = training.known(ports.objects, plan)
+        record = training.known(ports, plan)
         if record is None:
             progress = Progress("train", lambda step, values: log.metrics(values, step=step))
             steps = params.train.steps

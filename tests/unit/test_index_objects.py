@@ -76,3 +76,13 @@ def test_it_travels_to_workers_as_its_address(objects: ObstoreObjects) -> None:
 def test_other_addresses_are_refused() -> None:
     with pytest.raises(BadConfig, match="s3://bucket/prefix"):
         ObstoreObjects("gs://bucket")
+
+
+def test_deleted_objects_are_gone_with_the_folders_that_they_emptied(objects: ObstoreObjects, tmp_path: Path) -> None:
+    for key in ("a/b/1", "a/b/2", "c"):
+        objects.put(key, b"x")
+    objects.delete(["a/b/1", "a/b/2", "a/b/2", "never"])
+    assert objects.list("") == ["c"] and not (tmp_path / "objects" / "a").exists()
+    with pytest.raises(BadInput):
+        objects.delete(["c", "../c"])
+    assert objects.list("") == []
