@@ -1,4 +1,4 @@
-"""Models and prompt of a release, checked against what its manifest binds. It opens nothing else of a release."""
+"""The newest release, and models and prompt of one, checked against what its manifest binds. It opens nothing else."""
 
 from __future__ import annotations
 
@@ -8,10 +8,18 @@ from typing import Any
 
 from pipelines import adapters
 from pipelines.core.long_prompt import LongPrompt
-from pipelines.errors import IntegrityError
-from pipelines.ports import Embedder, Ports, Reranker
+from pipelines.errors import IntegrityError, NotFound
+from pipelines.ports import Embedder, Ports, ReleaseLog, Reranker
 
 Manifest = Mapping[str, Any]
+
+
+def newest_release(log: ReleaseLog, corpus: str) -> Manifest:
+    """The verified manifest of the newest release; empty before the first. IntegrityError."""
+    try:
+        return log.read(corpus)
+    except NotFound:
+        return {}
 
 
 def embedder_of(manifest: Manifest, ports: Ports) -> Embedder:

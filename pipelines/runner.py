@@ -19,6 +19,7 @@ from pipelines.core.manifest import released_already
 from pipelines.errors import NotFound
 from pipelines.few_shot import shots_source
 from pipelines.params import CorpusParams
+from pipelines.released import newest_release
 from pipelines.settings import Settings
 from pipelines.wiring import Wiring
 from pipelines.workspace import write_whole
@@ -50,7 +51,7 @@ def sync_champion(wiring: Wiring) -> None:
     judged against itself, and nothing becomes stale by having been promoted.
     """
     workspace, log = wiring.workspace, wiring.releases
-    latest = log.read(wiring.corpus) if log.generations(wiring.corpus) else {}
+    latest = newest_release(log, wiring.corpus)
     if workspace.champion_file.is_file() and latest:
         index = workspace.receipt("index") if workspace.has("index") else {}
         train = workspace.receipt("train") if workspace.has("train") else {}

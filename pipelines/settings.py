@@ -158,6 +158,11 @@ class Settings:
         return Path(os.environ.get("ASSAY_SIGNING_KEY") or self.home / "keys" / "release.pem")
 
     @property
+    def seen(self) -> Path:
+        """A file per corpus: the newest generation that was ever read in this home."""
+        return self.home / "run" / "seen"
+
+    @property
     def services(self) -> dict[str, str]:
         """Addresses of services that `make up` or the demo left running (`run/services.json`), if they live."""
         try:

@@ -162,4 +162,4 @@ class Wiring:
     def releases(self) -> ports.ReleaseLog:
         from pipelines.backends.releaselog import SignedReleaseLog
 
-        return SignedReleaseLog(self.objects, key_file=self.settings.signing_key)
+        return SignedReleaseLog(self.objects, key_file=self.settings.signing_key, seen=self.settings.seen)

@@ -41,7 +41,7 @@ def _named(settings: Settings, corpus: str, log: SignedReleaseLog, *, keep: int 
 
 def _needed(settings: Settings, objects: ObjectStore, corpora: dict[str, int]) -> set[str]:
     """The folders that must stay. `corpora` -> promote.keep; of corpora that only others know every release stays."""
-    log = SignedReleaseLog(objects, key_file=settings.signing_key)
+    log = SignedReleaseLog(objects, key_file=settings.signing_key, seen=settings.seen)
     released = {key.split("/")[1] for key in objects.list("releases")}
     return {
         folder

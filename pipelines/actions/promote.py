@@ -21,6 +21,7 @@ from pipelines.core.digests import digest_bytes
 from pipelines.errors import IntegrityError, NotFound, NotPromotable, PromotionConflict
 from pipelines.params import CorpusParams
 from pipelines.ports import Ports
+from pipelines.released import newest_release
 from pipelines.report import write_report
 from pipelines.settings import Settings, checkout
 from pipelines.workspace import Workspace, write_whole
@@ -147,8 +148,8 @@ def release(params: CorpusParams, workspace: Workspace, *, ports: Ports, asked: 
     judged = workspace.receipt("judge")
     if not judged["passed"]:
         raise NotPromotable(f"{corpus}: the candidate was rejected: {_why(judged)}")
+    newest = newest_release(ports.releases, corpus)
     known = ports.releases.generations(corpus)
-    newest = ports.releases.read(corpus) if known else {}
     if newest.get("candidate") == judged["candidate"]:
         _project(workspace, ports, newest["generation"])
         return False, f"unchanged at generation {newest['generation']}"

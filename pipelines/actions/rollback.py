@@ -43,9 +43,8 @@ def rollback_release(settings: Settings, corpus: str, to: int | None = None) -> 
     """
     wiring = Wiring.of(settings, corpus)
     releases = wiring.releases
+    releases.read(corpus)
     known = releases.generations(corpus)
-    if not known:
-        raise NotFound(f"{corpus} has no release yet; run: assay run {corpus}")
     if to is not None and to not in known:
         raise NotFound(f"{corpus} has no generation {to}; there are: {', '.join(map(str, known))}")
     log = {generation: releases.read(corpus, generation) for generation in known}

@@ -38,7 +38,7 @@ def _workspace(settings: Settings, corpus: str) -> Workspace:
 
 
 def _log(settings: Settings) -> SignedReleaseLog:
-    return SignedReleaseLog(ObstoreObjects(settings.objects_uri), key_file=settings.signing_key)
+    return SignedReleaseLog(ObstoreObjects(settings.objects_uri), key_file=settings.signing_key, seen=settings.seen)
 
 
 def in_order(arms: Mapping[str, Any]) -> Json:

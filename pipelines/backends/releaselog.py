@@ -138,11 +138,16 @@ def public_file(key_file: Path) -> Path:
 
 
 class SignedReleaseLog:
-    """A `ports.ReleaseLog` on an object store. Reading needs the public key only."""
+    """A `ports.ReleaseLog` on an object store. Reading needs the public key only.
 
-    def __init__(self, objects: ObjectStore, *, key_file: Path) -> None:
+    `seen` is a folder of this reader's own, a file a corpus with the newest generation that it ever read. Generations
+    only grow (a rollback is a new one), so a log whose newest is older was cut or replaced by an earlier state.
+    """
+
+    def __init__(self, objects: ObjectStore, *, key_file: Path, seen: Path | None = None) -> None:
         self._objects = objects
         self._key_file = key_file
+        self._seen = seen
 
     @staticmethod
     def key(corpus: str, generation: int) -> str:
@@ -172,18 +177,41 @@ class SignedReleaseLog:
             known = ", ".join(map(str, self.generations(corpus))) or "none"
             raise NotFound(f"{corpus} has no generation {generation}; there are: {known}") from exc
 
+    def _newest(self, corpus: str) -> int:
+        """NotFound before the first release; IntegrityError when a newer one was seen here before."""
+        known, file = self.generations(corpus), self._seen and self._seen / corpus
+        seen = int(file.read_text(encoding="ascii")) if file and file.is_file() else 0
+        newest = known[-1] if known else 0
+        if newest < seen:
+            raise IntegrityError(
+                f"the newest release of {corpus} is {newest or 'none'}, but generation {seen} was read here before: "
+                f"the log was cut or replaced; if that was meant, remove {file}"
+            )
+        if not known:
+            raise NotFound(f"{corpus} has no release yet; run: assay run {corpus}")
+        return newest
+
+    def _saw(self, corpus: str, generation: int) -> None:
+        file = self._seen and self._seen / corpus
+        if file and (not file.is_file() or int(file.read_text(encoding="ascii")) < generation):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False) as out:  # readers run side by side
+                out.write(f"{generation}\n")
+            Path(out.name).replace(file)
+
     def read(self, corpus: str, generation: int | None = None) -> dict[str, Any]:
         """The verified manifest (the newest by default). NotFound before the first release; IntegrityError when
-        the signature is not the release key's, or the manifest is that of another corpus or generation."""
+        the signature is not the release key's, when the manifest is that of another corpus or generation, or when the
+        newest is older than one that was read here before."""
+        newest = generation is None
         if generation is None:
-            known = self.generations(corpus)
-            if not known:
-                raise NotFound(f"{corpus} has no release yet; run: assay run {corpus}")
-            generation = known[-1]
+            generation = self._newest(corpus)
         envelope = self.envelope(corpus, generation)
         subject = f"release {corpus}@{generation}"
         manifest = unseal(envelope, read_public_key(public_file(self._key_file)), subject=subject)
         if (manifest.get("corpus"), manifest.get("generation")) != (corpus, generation):
             # A validly signed manifest copied under another name would otherwise pass for that release.
             raise IntegrityError(f"{subject} holds {manifest.get('corpus')}@{manifest.get('generation')}")
+        if newest:
+            self._saw(corpus, generation)
         return manifest

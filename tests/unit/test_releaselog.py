@@ -175,3 +175,39 @@ def test_a_key_half_written_by_a_killed_process_is_never_taken_for_a_key(place):
     (place[1].parent / ".release.pem.abcd").write_bytes(b"-----BEGIN")
     assert releaselog.private_key(place[1])
     assert os.access(releaselog.public_file(place[1]), os.R_OK)
+
+
+def test_a_log_that_was_cut_or_replaced_by_an_earlier_state_is_not_followed(place, tmp_path):
+    objects, key = place
+    log = SignedReleaseLog(objects, key_file=key, seen=tmp_path / "seen")
+    for generation in (1, 2, 3):
+        log.append("hb", manifest(generation), generation=generation)
+    assert log.read("hb") == manifest(3)
+    newest = log.key("hb", 3)
+    envelope = objects.get(newest)
+    objects.delete([newest])
+    with pytest.raises(IntegrityError, match="newest release of hb is 2, but generation 3 was read here before"):
+        log.read("hb")
+    assert log.read("hb", 2) == manifest(2)  # asked for by number
+    assert SignedReleaseLog(objects, key_file=key).read("hb") == manifest(2)  # a reader that saw nothing newer
+    objects.put(newest, envelope)
+    assert log.read("hb") == manifest(3)
+    objects.delete([log.key("hb", number) for number in (1, 2, 3)])
+    with pytest.raises(IntegrityError, match="newest release of hb is none"):
+        log.read("hb")
+    (tmp_path / "seen" / "hb").unlink()
+    with pytest.raises(NotFound):
+        log.read("hb")
+
+
+def test_readers_side_by_side_remember_the_newest(place, tmp_path):
+    objects, key = place
+    SignedReleaseLog(objects, key_file=key).append("hb", manifest(1), generation=1)
+    logs = [SignedReleaseLog(objects, key_file=key, seen=tmp_path / "seen") for _ in range(8)]
+    threads = [threading.Thread(target=log.read, args=("hb",)) for log in logs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [path.name for path in (tmp_path / "seen").iterdir()] == ["hb"]
+    assert (tmp_path / "seen" / "hb").read_text() == "1\n"
