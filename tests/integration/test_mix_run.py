@@ -40,7 +40,8 @@ def test_the_set_its_digest_its_remarks_and_its_page(tmp_path, definition):
     assert report.facts["train"] == len(rows) == 127 and report.facts["source"] == "examples"
     assert report.facts["validation"] == len(list(read_jsonl(workspace.training / "validation.jsonl"))) == 32
     assert report.facts["screened"] == {"policy": "refuse", "found": {}}
-    assert report.summary == "127 training and 32 validation chats from examples; nothing sensitive found"
+    said = "127 training and 32 validation chats from examples, 124 of them with passages; nothing sensitive found"
+    assert report.summary == said
     remarks = list(read_jsonl(workspace.training / "remarks.jsonl"))
     assert [(r["id"], r["reason"], r["dropped"]) for r in remarks] == [("services-e012", "shares_evidence", False)]
     page = tmp_path / "reports" / "handbook" / "training_docs" / "index.html"
