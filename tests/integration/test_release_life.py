@@ -3,11 +3,15 @@ conflict, rollback, hold, verify, pull, ask. The tests share a home and build on
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+import requests
 
 from pipelines.actions import ask, promote, pull, reconcile, rollback, verify, views
 from pipelines.backends.releaselog import SignedReleaseLog
@@ -15,6 +19,7 @@ from pipelines.errors import BadInput, IntegrityError, NotFound, NotPromotable, 
 from pipelines.released import embedder_of
 from pipelines.wiring import Wiring
 from tests import release_kit as kit
+from tests.milvus_kit import free_port
 
 pytestmark = pytest.mark.integration
 TINY = kit.CORPUS
@@ -150,6 +155,48 @@ def test_the_registered_model_answers_questions_with_citations_of_its_release(se
     assert framed["answer"][0] == answers["answer"][0]
     model.unwrap_python_model().service.ports.store.close()
     assert not list(Path(settings.home / "mlflow").rglob("*.pkl"))
+
+
+@contextmanager
+def served_by_mlflow(settings):
+    """The address of `mlflow models serve` on the champion; its processes are ended with the block."""
+    port, log = str(free_port()), settings.home / "serve.log"
+    where = ["--host", "127.0.0.1", "--port", port, "--workers", "1", "--env-manager", "local"]
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", f"models:/{TINY}@champion", *where]
+    tracked = {**kit.environment(settings), "MLFLOW_TRACKING_URI": settings.mlflow_uri}
+    with log.open("wb") as out:
+        server = subprocess.Popen(command, env=tracked, stdout=out, stderr=out, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 180
+        while True:
+            assert server.poll() is None and time.monotonic() < deadline, log.read_text()[-2000:]
+            with suppress(requests.ConnectionError):
+                if requests.get(f"http://127.0.0.1:{port}/ping", timeout=10).ok:
+                    break
+            time.sleep(0.5)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with suppress(ProcessLookupError):
+                os.killpg(server.pid, number)
+                server.wait(timeout=30)
+                for _ in range(100):  # its workers let go of Milvus a little later
+                    os.killpg(server.pid, 0)
+                    time.sleep(0.1)
+
+
+def test_mlflow_serves_the_champion_over_http(settings):
+    """Asked by a plain HTTP client."""
+    asked = {"dataframe_split": {"columns": ["question"], "data": [["Within how many days are refunds paid?"]]}}
+    with served_by_mlflow(settings) as server:
+        answered = requests.post(f"{server}/invocations", json=asked, timeout=120)
+        refused = requests.post(f"{server}/invocations", json={"questions": 1}, timeout=60)
+    assert (answered.status_code, refused.status_code) == (200, 400), answered.text
+    (row,) = answered.json()["predictions"]
+    assert row["generation"] == 2 and isinstance(row["answer"], str)
+    citations = json.loads(row["citations"])
+    assert citations and all(cited["revision"] == "r2" for cited in citations)
+    assert all(cited["text"] in kit.NEWER[cited["document"]] for cited in citations)
 
 
 def test_an_old_generation_is_read_as_it_was_released(settings):
