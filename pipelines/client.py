@@ -95,9 +95,12 @@ class Release:
         """One reply per question, as `assay ask --json` has it, all of one generation. BadInput, IntegrityError."""
         return self._service.answer(questions)
 
-    def passages(self, questions: Sequence[str], *, filters: Filters | None = None) -> list[dict[str, Any]]:
-        """The passages of each question, as `assay ask --retrieve --json` has them, all of one generation."""
-        return self._service.passages(questions, filters=filters)
+    def passages(
+        self, questions: Sequence[str], *, filters: Filters | None = None, k: int | None = None
+    ) -> list[dict[str, Any]]:
+        """The k passages of each question (`retrieve.k` by default), as `assay ask --retrieve --json` has them, all of
+        one generation."""
+        return self._service.passages(questions, filters=filters, k=k)
 
     def close(self) -> None:
         """Stop looking, and let Milvus go."""

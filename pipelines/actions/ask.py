@@ -24,6 +24,7 @@ from pipelines.tombstones import require_kept
 from pipelines.wiring import Wiring
 
 Json = Mapping[str, Any]
+MOST_PASSAGES = 50
 _EMPTY = 'the question is empty; ask something, e.g. "What is the refund policy?"'
 
 
@@ -40,8 +41,10 @@ class Service:
             return self.ports.generator()
         return self.ports.generator(adapter_folder(self.manifest, self.ports))
 
-    def _search(self, questions: Sequence[str], filters: Filters | None = None) -> list[list[Hit]]:
-        """The passages of each question, best first."""
+    def _search(
+        self, questions: Sequence[str], filters: Filters | None = None, k: int | None = None
+    ) -> list[list[Hit]]:
+        """The k passages of each question, best first; as many as the release was judged with by default."""
         for question in questions:
             if not question.strip():
                 raise BadInput(_EMPTY)
@@ -50,6 +53,7 @@ class Service:
 
         def found() -> list[list[Hit]]:
             how: dict[str, Any] = {"retrieve": ports.params.retrieve, "reranker": reranker, "filters": filters}
+            how["k"] = k
             hits = search(ports.store, embedder, index["collection"], questions, **how)
             require_kept(ports.objects, self.manifest)
             return hits
@@ -63,12 +67,17 @@ class Service:
             load_build(ports.store, ports.objects, index)
             return found()
 
-    def passages(self, questions: Sequence[str], *, filters: Filters | None = None) -> list[dict[str, Any]]:
-        """The passages of each question, best first, in the form of `assay ask --retrieve --json`; no generator is
-        loaded, whatever arm serves. BadInput on an empty question and on a filter that is not one."""
+    def passages(
+        self, questions: Sequence[str], *, filters: Filters | None = None, k: int | None = None
+    ) -> list[dict[str, Any]]:
+        """The k passages of each question (`retrieve.k` by default), best first, in the form of `assay ask --retrieve
+        --json`; no generator is loaded, whatever arm serves. BadInput on an empty question, on a filter that is not
+        one, and on a k that is not 1 to 50."""
+        if k is not None and not 1 <= k <= MOST_PASSAGES:
+            raise BadInput(f"k is {k}; it must be 1 to {MOST_PASSAGES}")
         return [
             {"passages": [self._citation(hit) for hit in hits], "release": self._release}
-            for hits in self._search(questions, filters)
+            for hits in self._search(questions, filters, k)
         ]
 
     def answer(self, questions: Sequence[str]) -> list[dict[str, Any]]:
