@@ -28,10 +28,19 @@ CONVERTED = {
 """Extension to media type of what is converted here."""
 
 _PACKAGES = ("markitdown", "pdfminer.six", "pdfplumber", "mammoth", "beautifulsoup4", "markdownify")
-_RULES = "2"
+_RULES = "3"
 """Raised when what is done around markitdown changes the text."""
 _EXPANSION = 100
 """Most times that a DOCX may grow when unpacked: above it, it is a bomb rather than a letter."""
+
+
+_WRAPPED = 45
+"""Characters of a block's longest line from which on its lines may be wrapped ones."""
+_FILLED = 0.85
+"""Share of the longest line that a wrapped line and the word after it fill, had that word been kept on it."""
+_STARTS = re.compile(r"\s*(\||#|[-*•–]\s|\(?(\d{1,3}|[A-Za-z]|[ivx]{2,4})[.)]\s)")
+"""What begins a line of its own: a table row, a heading, an item of a list."""
+_ENDS = re.compile(r"""[.!?:;]["'”’)]*\s*$""")
 
 
 class Unreadable(ValueError):
@@ -124,5 +133,40 @@ def _markdown(data: bytes, suffix: str) -> Converted:
         options = {"style_map": "p[style-name='Title'] => h1:fresh"} if suffix == ".docx" else {}
         result = converter.convert(io.BytesIO(data), StreamInfo(extension=suffix, charset="utf-8"), **options)
     text = result.markdown.replace("\r\n", "\n").replace("\x0c", "\n\n")
+    if suffix == ".pdf":
+        text = unwrapped(text)
     title = " ".join((result.title or "").split()) or None
     return Converted(text.encode("utf-8", "replace").decode(), title)
+
+
+def unwrapped(text: str) -> str:
+    """Paragraphs of a PDF on one line each, as in other formats; markitdown leaves a line where the page had one.
+
+    In a block without empty lines, a line goes on in the next one if that one's first word would not have fitted on
+    it. Lists, table rows, headings and blocks of short lines stay. A line that ends in a hyphen is joined as it is.
+    """
+    blocks = (part.split("\n") for part in re.split(r"\n[ \t]*\n", text))
+    return "\n\n".join("\n".join(_joined(lines)) for lines in blocks)
+
+
+def _joined(lines: list[str]) -> list[str]:
+    widest = max((len(line.rstrip()) for line in lines if not line.lstrip().startswith("|")), default=0)
+    paragraphs: list[str] = []
+    last = ""
+    for line in lines:
+        if paragraphs and widest >= _WRAPPED and _goes_on(last.rstrip(), line, widest):
+            head = paragraphs[-1].rstrip()
+            paragraphs[-1] = head + ("" if head.endswith("-") else " ") + line.strip()
+        else:
+            paragraphs.append(line)
+        last = line
+    return paragraphs
+
+
+def _goes_on(last: str, line: str, widest: int) -> bool:
+    """Whether `line` belongs to the paragraph of the line before it."""
+    words = line.split()
+    if not words or not last or last.lstrip().startswith("|") or _STARTS.match(line):
+        return False
+    heading = _ENDS.search(last) and not _ENDS.search(line) and len(line.strip()) < _FILLED * widest
+    return not heading and len(last) + 1 + len(words[0]) >= _FILLED * widest
