@@ -10,10 +10,11 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from pipelines.cli_releases import AsJson, Name, Reference, emit, reference_of, releasing
 from pipelines.errors import AssayError, BadInput
 from pipelines.settings import Settings
 
@@ -25,22 +26,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-Name = Annotated[str, typer.Argument(help="Corpus name, as in params.yaml.", show_default=False)]
-Reference = Annotated[str, typer.Argument(help="NAME or NAME@GENERATION.", show_default=False)]
-AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
-
-
-def _emit(value: Any) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False, sort_keys=False))
-
-
-def _reference(text: str) -> tuple[str, int | None]:
-    from pipelines.core.names import parse_reference
-
-    try:
-        return parse_reference(text)
-    except ValueError as exc:
-        raise BadInput(str(exc)) from exc
+app.add_typer(releasing)
 
 
 @app.command()
@@ -117,7 +103,7 @@ def ask(
     """Ask a promoted release one question; the answer comes with its citations."""
     from pipelines.actions.ask import ask_release, find_passages
 
-    corpus, generation = _reference(reference)
+    corpus, generation = reference_of(reference)
     if retrieve:
         found = find_passages(Settings.from_env(), corpus, question, generation=generation, documents=document or ())
     elif document:
@@ -125,7 +111,7 @@ def ask(
     else:
         found = ask_release(Settings.from_env(), corpus, question, generation=generation)
     if as_json:
-        _emit(found)
+        emit(found)
     else:
         from pipelines.show import show_answer, show_passages
 
@@ -149,7 +135,7 @@ def compare(name: Name, as_json: AsJson = False) -> None:
         log_once(settings, result, page)
         print(f"The whole comparison: {page}", file=sys.stderr)
     if as_json:
-        _emit(result)
+        emit(result)
 
 
 @app.command()
@@ -174,7 +160,7 @@ def report(name: Name, as_json: AsJson = False) -> None:
 
     result = candidate_report(Settings.from_env(), name)
     if as_json:
-        _emit(result)
+        emit(result)
     else:
         from pipelines.show import show_report
 
@@ -188,7 +174,7 @@ def releases(name: Name, as_json: AsJson = False) -> None:
 
     result = release_list(Settings.from_env(), name)
     if as_json:
-        _emit(result)
+        emit(result)
     else:
         from pipelines.show import show_releases
 
@@ -200,10 +186,10 @@ def show(reference: Reference, as_json: AsJson = False) -> None:
     """One release's manifest, its signature verified."""
     from pipelines.actions.views import release_manifest
 
-    corpus, generation = _reference(reference)
+    corpus, generation = reference_of(reference)
     manifest = release_manifest(Settings.from_env(), corpus, generation)
     if as_json:
-        _emit(manifest)
+        emit(manifest)
     else:
         from pipelines.show import show_manifest
 
@@ -234,7 +220,7 @@ def verify(reference: Reference) -> None:
     """Check a release: signature, and every digest that it binds."""
     from pipelines.actions.verify import verify_release
 
-    corpus, generation = _reference(reference)
+    corpus, generation = reference_of(reference)
     for line in verify_release(Settings.from_env(), corpus, generation):
         print(line)
 
@@ -244,7 +230,7 @@ def pull(reference: Reference, to: Annotated[Path, typer.Option(help="An empty o
     """Copy a verified release into a folder: manifest, index rows, adapter, embedder."""
     from pipelines.actions.pull import pull_release
 
-    corpus, generation = _reference(reference)
+    corpus, generation = reference_of(reference)
     print(pull_release(Settings.from_env(), corpus, generation, to=to))
 
 
@@ -274,7 +260,7 @@ def status(as_json: AsJson = False) -> None:
 
     result = overview(Settings.from_env())
     if as_json:
-        _emit(result)
+        emit(result)
     else:
         from pipelines.show import show_status
 

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from pipelines.core.hypothesis import PAIRS
+from pipelines.core.shadow import changed
 from pipelines.show import (
     ANSWER_COLUMNS,
     COSTS,
@@ -119,3 +120,31 @@ def _differences(result: Json, primary: str, console: Console) -> None:
         console.print(Text.assemble(claimed, (claim["verdict"], said), (f"\n  {parts}", "dim")))
     if result.get("distilled"):
         console.print(Text(result["distilled"]["sentence"]))
+
+
+def show_shadow(result: Json, console: Console | None = None, *, most: int = 8) -> None:
+    """How much changes between champion and candidate, and the first `most` questions whose answers (or, where none
+    were asked for, passages) change."""
+    console = console or terminal()
+    arms = result["arms"]
+    table = new_table("1 where nothing changes", "mean", "interval", "n", right=1)
+    for name, metric in result["metrics"].items():
+        span = f"{number(metric['low'])} to {number(metric['high'])}"
+        table.add_row(name.replace("_", " "), number(metric["value"]), span, str(metric["n"]))
+    title = f"{result['corpus']}: candidate {result['candidate'][:12]} ({arms['candidate']}) beside generation "
+    print_table(console, f"{title}{result['generation']} ({arms['champion']})", table)
+    console.print(Text(f"{result['changed']} of {result['questions']} questions would be answered otherwise"))
+    shown = [row for row in result["rows"] if changed(row)][:most]
+    if shown:
+        answers = "candidate" in shown[0]
+        head = ("question", "champion", "candidate") if answers else ("question", "passages gone", "passages new")
+        rows = new_table(*head)
+        for row in shown:
+            cells = (row["champion"], row["candidate"]) if answers else map(", ".join, _documents(row))
+            rows.add_row(row["question"], *cells)
+        console.print(rows)
+    console.print(Text(f"All rows: --json, or the MLflow run shadow {result['run_id'][:12]}", style="dim"))
+
+
+def _documents(row: Json) -> tuple[list[str], list[str]]:
+    return row["passages_gone"], row["passages_new"]

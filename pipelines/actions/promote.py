@@ -88,7 +88,7 @@ def _require_embedder(params: CorpusParams, judged: Json, ports: Ports) -> None:
         require_embedder(judged["index"], ports.embedder)
 
 
-def _manifest(params: CorpusParams, workspace: Workspace, ports: Ports, *, generation: int) -> dict[str, Any]:
+def candidate_manifest(params: CorpusParams, workspace: Workspace, ports: Ports, *, generation: int) -> dict[str, Any]:
     judged, base = workspace.receipt("judge"), ports.generator()
     _require_reranker(judged, ports)
     _require_embedder(params, judged, ports)
@@ -115,7 +115,7 @@ def _publish(params: CorpusParams, workspace: Workspace, ports: Ports, newest: J
             f"{workspace.corpus}: judged against generation {judged['against']}, but generation {generation - 1} "
             f"was released since; run: assay run {workspace.corpus}"
         )
-    made = _manifest(params, workspace, ports, generation=generation)
+    made = candidate_manifest(params, workspace, ports, generation=generation)
     ports.releases.append(workspace.corpus, made, generation=generation)
     return made
 

@@ -25,7 +25,7 @@ def test_a_line_that_had_room_for_the_next_word_ends_there():
 
 
 def test_lists_tables_and_short_lines_stay():
-    items = "Bring these things with you when you come to the shop, please, and ask:\n- a card of your own\n2. a coin\n(b) tea"
+    items = "Bring these things with you when you come to the shop, and ask:\n- a card of your own\n2. a coin\n(b) tea"
     table = "| a row that is longer than anything else in this block of text | 1 |\n| two | 2 |"
     address = "Tarnwick Outdoor\n4 Millrace Lane\nKettlewick"
     for text in (items, table, address):
