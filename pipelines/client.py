@@ -6,8 +6,9 @@
 Before a generation is served its signature and every digest that it binds are computed again, from the bytes. A
 floating release looks for a newer one now and then and changes over between two requests; those under way end on the
 generation that they began on. A newer one that is not right is not served: the last good one stays, and `problem` says
-why. Airflow, Spark, DVC and MLflow are not imported, torch only where an answer is generated. Where others use Milvus
-beside it (whoever promotes does), it is a server: a milvus-lite folder serves one process.
+why. Once the release that serves has expired every request is refused (Expired), until a newer one serves. Airflow,
+Spark, DVC and MLflow are not imported, torch only where an answer is generated. Where others use Milvus beside it
+(whoever promotes does), it is a server: a milvus-lite folder serves one process.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pipelines.actions.verify import verify_release
 from pipelines.actions.views import release_manifest
 from pipelines.builds import load_build
 from pipelines.errors import AssayError
+from pipelines.released import require_valid
 from pipelines.retrieval import Filters
 from pipelines.settings import Settings
 
@@ -32,7 +34,7 @@ class Release:
     """One corpus's release. Safe to be used from several threads.
 
     `generation` pins it; None floats. `look_every` is in seconds; None looks only when `refresh` is called. NotFound
-    and IntegrityError when there is nothing right to begin with.
+    IntegrityError and Expired when there is nothing right to begin with.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Release:
 
     def _checked(self, manifest: Mapping[str, Any]) -> Service:
         """A service of that release, everything it binds verified; what Milvus lost is loaded again from the build."""
+        require_valid(manifest)
         service = Service(self._settings, manifest)
         load_build(service.ports.store, service.ports.objects, manifest["index"])
         for _ in verify_release(self._settings, self._corpus, manifest["generation"]):
@@ -76,6 +79,7 @@ class Release:
                 newer = manifest["generation"] != self.generation
                 if newer:
                     self._service = self._checked(manifest)
+                require_valid(manifest)
                 self.problem = None
             except (AssayError, OSError) as exc:
                 self.problem = str(exc)
@@ -92,7 +96,8 @@ class Release:
         return int(self.manifest["generation"])
 
     def answer(self, questions: Sequence[str]) -> list[dict[str, Any]]:
-        """One reply per question, as `assay ask --json` has it, all of one generation. BadInput, IntegrityError."""
+        """One reply per question, as `assay ask --json` has it, all of one generation. BadInput, IntegrityError,
+        Expired."""
         return self._service.answer(questions)
 
     def passages(

@@ -47,5 +47,9 @@ class NotPromotable(BadInput):
     """There is no passing verdict for exactly this candidate."""
 
 
+class Expired(BadInput):
+    """The validity of a release is over (`promote.valid_days`)."""
+
+
 class PromotionConflict(AssayError):
     """Another promotion won the generation; the message names it."""

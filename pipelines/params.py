@@ -208,6 +208,7 @@ class Judge(Section):
 
 class Promote(Section):
     arm: Literal["auto"] | Arm
+    valid_days: Count | None = None
     keep: Count = 5
 
 

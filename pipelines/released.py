@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from pipelines import adapters
 from pipelines.core.long_prompt import LongPrompt
-from pipelines.errors import IntegrityError, NotFound
+from pipelines.core.manifest import expired
+from pipelines.errors import Expired, IntegrityError, NotFound
 from pipelines.ports import Embedder, Ports, ReleaseLog, Reranker
 
 Manifest = Mapping[str, Any]
+
+
+def now() -> datetime:
+    """UTC, to the second."""
+    return datetime.now(UTC).replace(microsecond=0)
+
+
+def require_valid(manifest: Manifest) -> None:
+    """Expired once the time that the release names has come."""
+    if expired(manifest, now()):
+        corpus, generation = manifest["corpus"], manifest["generation"]
+        raise Expired(
+            f"{corpus}@{generation} expired at {manifest['expires']}; `assay promote {corpus}` renews the newest "
+            f"release (assay rollback {corpus} --to {generation}: this one, where another candidate was judged since)"
+        )
 
 
 def newest_release(log: ReleaseLog, corpus: str) -> Manifest:

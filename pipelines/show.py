@@ -177,12 +177,13 @@ def show_releases(result: Json, console: Console | None = None) -> None:
         console.print(Text(f"{result['corpus']}: nothing has been released yet"))
         return
     primary = result["releases"][0]["primary"]
-    table = new_table("generation", "released (UTC)", "revision", "arm", "index", "adapter", primary)
+    table = new_table("generation", "released (UTC)", "until", "revision", "arm", "index", "adapter", primary)
     for row in result["releases"]:
         style = "bold green" if row["champion"] else ""
         note = f" = {row['restores']}" if row.get("restores") else ""
         cells = [
             row["created"][:19].replace("T", " "),
+            (row.get("expires") or "–")[:16].replace("T", " "),
             row["revision"],
             row["arm"],
             row["collection"],
@@ -193,7 +194,7 @@ def show_releases(result: Json, console: Console | None = None) -> None:
 
 
 def show_manifest(manifest: Json, console: Console | None = None) -> None:
-    """A release's manifest as indented JSON, as signed."""
+    """A release's manifest as indented JSON, as signed; `expires` says until when it is served."""
     import json
 
     console = console or terminal()

@@ -17,7 +17,7 @@ from pipelines.answering import prompts, speak
 from pipelines.core.prompts import TUNED, Reply, parse_reply
 from pipelines.errors import BadInput, NotFound
 from pipelines.ports import Generator, Hit
-from pipelines.released import adapter_folder, embedder_of, longer_of, reranker_of
+from pipelines.released import adapter_folder, embedder_of, longer_of, require_valid, reranker_of
 from pipelines.retrieval import Filters, search
 from pipelines.settings import Settings
 from pipelines.tombstones import require_kept
@@ -44,7 +44,9 @@ class Service:
     def _search(
         self, questions: Sequence[str], filters: Filters | None = None, k: int | None = None
     ) -> list[list[Hit]]:
-        """The k passages of each question, best first; as many as the release was judged with by default."""
+        """The k passages of each question, best first; as many as the release was judged with by default.
+        Expired from the moment on that the release names."""
+        require_valid(self.manifest)
         for question in questions:
             if not question.strip():
                 raise BadInput(_EMPTY)

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pipelines import released
 from pipelines.actions.reconcile import project
 from pipelines.actions.views import candidate_report, comparison, in_order, release_list
 from pipelines.builds import require_embedder
@@ -27,11 +27,6 @@ from pipelines.settings import Settings, checkout
 from pipelines.workspace import Workspace, write_whole
 
 Json = Mapping[str, Any]
-
-
-def now() -> str:
-    """UTC in ISO form, to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _code() -> dict[str, str | None]:
@@ -59,13 +54,16 @@ def _revision(ports: Ports, judged: Json) -> dict[str, str]:
 
 
 def _evaluation(workspace: Workspace, arm: str) -> dict[str, Any]:
-    """What the decision rests on: retrieval metrics, the arms' metrics, and the MLflow runs that hold the rest."""
+    """What the decision rests on: retrieval metrics, the arms' metrics, the MLflow runs that hold the rest, and the
+    versions under which MLflow's registry has index and adapter (`NAME-index`, `NAME-adapter`)."""
     retrieval, answers = workspace.receipt("score_retrieval"), workspace.receipt("score_answers")
     stages = ("index", "train", "score_retrieval", "score_answers", "judge")
     runs = {stage: workspace.measured(stage).get("run_id") for stage in stages}
+    made_by = {"index": "index", "adapter": "train"}
     arms = in_order(answers["arms"])
     return {
         "runs": {stage: run for stage, run in runs.items() if run},
+        "versions": {what: workspace.measured(stage).get("version") for what, stage in made_by.items()},
         "retrieval": retrieval["metrics"],
         "answers": arms[arm],
         "arms": arms,
@@ -92,9 +90,11 @@ def candidate_manifest(params: CorpusParams, workspace: Workspace, ports: Ports,
     judged, base = workspace.receipt("judge"), ports.generator()
     _require_reranker(judged, ports)
     _require_embedder(params, judged, ports)
+    created = released.now().isoformat()
     return manifests.build(
         corpus=workspace.corpus,
-        created=now(),
+        created=created,
+        expires=manifests.expiry(created, params.promote.valid_days),
         generation=generation,
         judged=judged,
         revision=_revision(ports, judged),
@@ -120,6 +120,24 @@ def _publish(params: CorpusParams, workspace: Workspace, ports: Ports, newest: J
     return made
 
 
+def _renew(params: CorpusParams, workspace: Workspace, ports: Ports, newest: Json) -> str:
+    """Publish the newest release again, valid anew; one line. PromotionConflict when another publication came first."""
+    generation, created = int(newest["generation"]) + 1, released.now().isoformat()
+    made = manifests.restored(newest, [], generation=generation, created=created)
+    made["expires"] = manifests.expiry(created, params.promote.valid_days)
+    ports.releases.append(workspace.corpus, made, generation=generation)
+    _project(workspace, ports, generation)
+    until = f"valid until {made['expires']}" if made["expires"] else "it never expires (promote.valid_days)"
+    return f"generation {generation} renews generation {generation - 1}, {until}"
+
+
+def _unchanged(workspace: Workspace, newest: Json) -> str:
+    said = f"unchanged at generation {newest['generation']}"
+    if manifests.expired(newest, released.now()):
+        said += f", which expired at {newest['expires']}; to renew it: assay promote {workspace.corpus}"
+    return said
+
+
 def _project(workspace: Workspace, ports: Ports, generation: int) -> None:
     """Projections of the newest release, unless this workspace already made them of exactly that manifest."""
     corpus = workspace.corpus
@@ -139,7 +157,7 @@ def _why(judged: Json) -> str:
 
 def release(params: CorpusParams, workspace: Workspace, *, ports: Ports, asked: bool) -> tuple[bool, str]:
     """(whether a generation was published, one line). `asked`: a person ran `assay promote`, which also overrides
-    the hold on a candidate that was rolled back.
+    the hold on a candidate that was rolled back, and renews an unchanged release, once half of its validity is over.
 
     NotPromotable without a passing verdict for exactly this candidate; PromotionConflict when another promotion
     won, and then the release to beat is brought up to date, so that the next run judges against it.
@@ -151,8 +169,10 @@ def release(params: CorpusParams, workspace: Workspace, *, ports: Ports, asked: 
     newest = newest_release(ports.releases, corpus)
     known = ports.releases.generations(corpus)
     if newest.get("candidate") == judged["candidate"]:
+        if asked and manifests.renewable(newest, released.now()):
+            return True, _renew(params, workspace, ports, newest)
         _project(workspace, ports, newest["generation"])
-        return False, f"unchanged at generation {newest['generation']}"
+        return False, _unchanged(workspace, newest)
     if not asked:
         log = (ports.releases.read(corpus, generation) for generation in reversed(known))
         if (rollback := manifests.held_back(judged["candidate"], log)) is not None:

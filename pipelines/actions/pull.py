@@ -28,7 +28,7 @@ from pipelines.backends.releaselog import public_file, read_public_key, unseal
 from pipelines.errors import BadInput, IntegrityError
 from pipelines.exports import opened
 from pipelines.ports import Paid, Ports
-from pipelines.released import adapter_folder, embedder_of, reranker_of
+from pipelines.released import adapter_folder, embedder_of, require_valid, reranker_of
 from pipelines.settings import Settings
 from pipelines.wiring import Wiring
 
@@ -75,12 +75,13 @@ def _copy_models(ports: Ports, manifest: Json, folder: Path) -> None:
 def pull_release(settings: Settings, corpus: str, generation: int | None = None, *, to: Path) -> str:
     """Copy a release (the newest by default) to `to`; returns one line.
 
-    BadInput unless `to` is empty or absent; NotFound for an unknown release; IntegrityError when anything is not what
-    the manifest binds, and then `to` is as it was.
+    BadInput unless `to` is empty or absent; NotFound for an unknown release; Expired; IntegrityError when anything is
+    not what the manifest binds, and then `to` is as it was.
     """
     _check_target(to)
     log = Wiring.of(settings, corpus).releases
     manifest = log.read(corpus, generation)
+    require_valid(manifest)
     name = f"{corpus}@{manifest['generation']}"
     key_file = public_file(settings.signing_key)
     ports = Wiring.released(settings, manifest)

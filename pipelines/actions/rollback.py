@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pipelines.actions.promote import now
+from pipelines import released
 from pipelines.actions.reconcile import project
-from pipelines.core.manifest import restored
+from pipelines.core.manifest import renewable, restored
 from pipelines.errors import BadInput, NotFound
 from pipelines.settings import Settings
 from pipelines.tombstones import claim, require_kept
@@ -39,7 +39,8 @@ def rollback_release(settings: Settings, corpus: str, to: int | None = None) -> 
     """Publish generation N+1 that serves what generation `to` served (default: the release before); one line.
 
     NotFound for an unknown generation or when there is nothing earlier; BadInput when it is what serves already;
-    PromotionConflict when another publication came first.
+    PromotionConflict when another publication came first. What it restores is valid anew, for as long as it was, so
+    `to` may name what serves already, once half of its validity is over.
     """
     wiring = Wiring.of(settings, corpus)
     releases = wiring.releases
@@ -50,11 +51,12 @@ def rollback_release(settings: Settings, corpus: str, to: int | None = None) -> 
     log = {generation: releases.read(corpus, generation) for generation in known}
     newest = known[-1]
     target = _default_target(log) if to is None else to
-    if log[target]["candidate"] == log[newest]["candidate"]:
+    same = log[target]["candidate"] == log[newest]["candidate"]
+    if same and not renewable(log[newest], released.now()):
         raise BadInput(f"{corpus} generation {target} is what generation {newest} serves already")
     _require_kept(wiring, log[target])
     newer = [log[generation] for generation in known if generation > target]
-    made = restored(log[target], newer, generation=newest + 1, created=now())
+    made = restored(log[target], newer, generation=newest + 1, created=released.now().isoformat())
     releases.append(corpus, made, generation=newest + 1)
     project(wiring, made, releases.envelope(corpus, newest + 1))
     return f"{corpus}: generation {newest + 1} serves what generation {made['restores']} served, arm {made['arm']}"

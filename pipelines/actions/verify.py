@@ -13,7 +13,7 @@ from pipelines.builds import build_rows, held
 from pipelines.core.digests import combine_sets, digest_row, digest_set
 from pipelines.errors import IntegrityError, NotFound
 from pipelines.ports import ObjectStore
-from pipelines.released import adapter_folder, embedder_of, longer_of, reranker_of
+from pipelines.released import adapter_folder, embedder_of, longer_of, require_valid, reranker_of
 from pipelines.settings import Settings
 from pipelines.wiring import Wiring
 
@@ -44,11 +44,15 @@ def _agree(what: str, found: tuple[int, str], index: Json) -> str:
 
 
 def verify_release(settings: Settings, corpus: str, generation: int | None = None) -> Iterator[str]:
-    """A line per thing found right. IntegrityError on the first that is not; NotFound for an unknown release."""
+    """A line per thing found right. IntegrityError on the first that is not; NotFound for an unknown release;
+    Expired."""
     log = Wiring.of(settings, corpus).releases
     manifest = log.read(corpus, generation)
     signer = key_id(read_public_key(public_file(settings.signing_key)))
     yield f"signature: {corpus} generation {manifest['generation']}, signed by key {signer[:16]}"
+    require_valid(manifest)
+    if manifest.get("expires"):
+        yield f"valid: until {manifest['expires']}"
     ports = Wiring.released(settings, manifest)
     embedder = embedder_of(manifest, ports)
     yield f"embedder: {embedder.name} {embedder.digest[:16]}"

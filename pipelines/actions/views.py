@@ -17,6 +17,7 @@ from pipelines.core import distil
 from pipelines.core.hypothesis import verdict
 from pipelines.core.prompts import ARMS, pairs
 from pipelines.errors import AssayError, NotFound
+from pipelines.released import require_valid
 from pipelines.settings import Settings
 from pipelines.workspace import Workspace
 
@@ -130,6 +131,7 @@ def _release_row(manifest: Json, newest: int) -> Json:
     return {
         "generation": manifest["generation"],
         "created": manifest["created"],
+        "expires": manifest.get("expires"),
         "revision": manifest["revision"]["tag"],
         "arm": manifest["arm"],
         "collection": manifest["index"]["collection"],
@@ -182,6 +184,7 @@ def _status_row(settings: Settings, corpus: str) -> Json:
         if log.generations(corpus):
             newest = log.read(corpus)
             row |= {"generation": newest["generation"], "arm": newest["arm"]}
+            require_valid(newest)
     except AssayError as exc:
         row["problem"] = str(exc)
     return row

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
 from pipelines.core.prompts import PROMPTED
@@ -18,10 +19,32 @@ def reranker_digest(found: Json) -> str | None:
     return (found.get("reranker") or {}).get("digest")
 
 
+def _when(text: str) -> datetime:
+    return datetime.fromisoformat(text)
+
+
+def expiry(created: str, valid_days: int | None) -> str | None:
+    """When a release of that time expires, UTC in ISO form; None: never."""
+    return (_when(created) + timedelta(days=valid_days)).isoformat() if valid_days else None
+
+
+def expired(manifest: Json, now: datetime) -> bool:
+    """True from the moment that the manifest names on; manifests from before that field never expire."""
+    expires = manifest.get("expires")
+    return expires is not None and now >= _when(expires)
+
+
+def renewable(manifest: Json, now: datetime) -> bool:
+    """True once less than half of its validity is left, so that a renewal need not wait until it is refused."""
+    expires = manifest.get("expires")
+    return expires is not None and now - _when(manifest["created"]) > (_when(expires) - _when(manifest["created"])) / 2
+
+
 def build(
     *,
     corpus: str,
     created: str,
+    expires: str | None,
     generation: int,
     judged: Json,
     revision: Json,
@@ -32,8 +55,9 @@ def build(
     window: int,
 ) -> dict[str, Any]:
     """The manifest of a judged candidate. `judged` is the judge's receipt, `params` the corpus's block, `created`
-    UTC in ISO form, `window` the embedder's in tokens. `prompt.longer` is all that the arm `prompt` asks with
-    (`LongPrompt.to_json`); null where another arm serves. `prompt.labels`, if any: what a reply is chosen from."""
+    and `expires` (of `expiry`) UTC in ISO form, `window` the embedder's in tokens. `prompt.longer` is all that the arm
+    `prompt` asks with (`LongPrompt.to_json`); null where another arm serves. `prompt.labels`, if any: what a reply is
+    chosen from."""
     index = judged["index"]
     labels = {"labels": judged["labels"]} if judged.get("labels") else {}
     return {
@@ -42,6 +66,7 @@ def build(
         "generation": generation,
         "previous": generation - 1,
         "created": created,
+        "expires": expires,
         "candidate": judged["candidate"],
         "revision": dict(revision),
         "chunk": params["chunk"],
@@ -75,13 +100,18 @@ def build(
 
 def restored(target: Json, log: Sequence[Json], *, generation: int, created: str) -> dict[str, Any]:
     """The manifest of a rollback: what `target` served, as a new generation. `log` holds the manifests that are
-    newer than `target`; the candidates among them that it does not serve are withdrawn."""
+    newer than `target`; the candidates among them that it does not serve are withdrawn: of a renewal, none. It is
+    valid for as long as `target` was."""
     withdrawn = sorted({m["candidate"] for m in log if m["candidate"] != target["candidate"]})
+    expires = target.get("expires")
+    if expires is not None:
+        expires = (_when(created) + (_when(expires) - _when(target["created"]))).isoformat()
     return {
         **{key: value for key, value in target.items() if key not in ("restores", "withdrawn")},
         "generation": generation,
         "previous": generation - 1,
         "created": created,
+        "expires": expires,
         # A rollback to a rollback names the build's own generation.
         "restores": target.get("restores") or target["generation"],
         "withdrawn": withdrawn,

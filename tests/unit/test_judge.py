@@ -1,13 +1,14 @@
 """The judge on receipts written by hand: what passes, what is rejected and why, and what a candidate is."""
 
 import json
+from datetime import UTC, datetime
 from types import SimpleNamespace
 
 import pytest
 
 from pipelines import params as params_module
 from pipelines.core.long_prompt import LongPrompt
-from pipelines.core.manifest import build, held_back, released_already, restored
+from pipelines.core.manifest import build, expired, expiry, held_back, released_already, renewable, restored
 from pipelines.errors import IntegrityError
 from pipelines.params import CorpusParams
 from pipelines.released import longer_of
@@ -49,9 +50,12 @@ def failed(facts):
     return {check["name"]: check["reason"] for check in facts["checks"] if not check["passed"]}
 
 
-def manifest_of(wiring, facts, generation=1):
+CREATED = "2026-01-02T03:04:05+00:00"
+
+
+def manifest_of(wiring, facts, generation=1, expires=None):
     return build(
-        corpus="tiny", created="2026-01-02T03:04:05+00:00", generation=generation, judged=facts,
+        corpus="tiny", created=CREATED, expires=expires, generation=generation, judged=facts,
         revision={"tag": "r1", "commit": "0" * 40, "digest": "c" * 64}, params=wiring.params.model_dump(mode="json"),
         base={"name": "smollm2", "digest": "b" * 64}, code={"version": "0"}, window=256,
         evaluation={"runs": {}, "retrieval": {}, "answers": {}, "arms": {}, "questions": 30},
@@ -316,6 +320,26 @@ def test_a_rollback_names_the_build_and_what_it_withdraws(wiring):
     # Returning to a rollback returns to the build's own generation.
     again = restored(back, [{**second, "generation": 5}], generation=6, created="later")
     assert (again["restores"], again["withdrawn"]) == (1, ["b"])
+
+
+def test_a_release_expires_at_the_moment_that_it_names_and_never_without_one(wiring):
+    week = manifest_of(wiring, decided(wiring), expires=expiry(CREATED, 7))
+    assert week["expires"] == "2026-01-09T03:04:05+00:00"
+    last, over = datetime(2026, 1, 9, 3, 4, 4, tzinfo=UTC), datetime(2026, 1, 9, 3, 4, 5, tzinfo=UTC)
+    assert (expired(week, last), expired(week, over)) == (False, True)
+    half = datetime(2026, 1, 5, 15, 4, 5, tzinfo=UTC)
+    assert (renewable(week, half), renewable(week, last), renewable(week, over)) == (False, True, True)
+    never = manifest_of(wiring, decided(wiring), expires=expiry(CREATED, None))
+    old = {key: value for key, value in never.items() if key != "expires"}
+    for manifest in (never, old):
+        assert not expired(manifest, datetime(2126, 1, 1, tzinfo=UTC)) and not renewable(manifest, over)
+
+
+def test_what_is_restored_is_valid_for_as_long_as_it_was(wiring):
+    week = manifest_of(wiring, decided(wiring), expires=expiry(CREATED, 7))
+    back = restored(week, [], generation=2, created="2026-03-01T00:00:00+00:00")
+    assert (back["expires"], back["restores"], back["withdrawn"]) == ("2026-03-08T00:00:00+00:00", 1, [])
+    assert restored({**week, "expires": None}, [], generation=2, created="later")["expires"] is None
 
 
 def test_a_candidate_is_held_back_until_somebody_releases_it_again():

@@ -46,6 +46,10 @@ def test_the_shipped_file_is_valid():
             lambda r: r["corpora"]["handbook"].update(mix={"synthetic": {"per_document": 0, "max_documents": 3}}),
             r"mix.synthetic.per_document is 0: Input should be greater than or equal to 1",
         ),
+        (
+            lambda r: r["defaults"]["promote"].update(valid_days=0),
+            r"promote.valid_days is 0: Input should be greater than or equal to 1",
+        ),
         (lambda r: r["corpora"].update({"../up": {}}), r"corpus name '\.\./up' is not valid; a name is"),
         (lambda r: r["corpora"].update(other={}), r"corpus other: source is .*Field required"),
     ],

@@ -50,8 +50,9 @@ REPORT = {
     "html": None,
 }  # fmt: skip
 RELEASES = {"corpus": "tiny", "releases": [
-    {"generation": 3, "created": "2026-01-02T03:04:05+00:00", "revision": "r1", "arm": "both", "collection": "b_tiny_0",
-     "adapter": None, "primary": "answers.token_f1", "metric": metric(0.5, 0.4, 0.6), "restores": 1, "champion": True}
+    {"generation": 3, "created": "2026-01-02T03:04:05+00:00", "expires": "2026-02-01T03:04:05+00:00",
+     "revision": "r1", "arm": "both", "collection": "b_tiny_0", "adapter": None,
+     "primary": "answers.token_f1", "metric": metric(0.5, 0.4, 0.6), "restores": 1, "champion": True}
 ]}  # fmt: skip
 
 
@@ -156,6 +157,7 @@ def test_as_many_questions_as_are_wanted_show_no_bracket():
 
 def test_a_rollback_names_what_it_restores():
     assert "3 = 1" in shown(show.show_releases, RELEASES)
+    assert "2026-02-01 03:04" in shown(show.show_releases, RELEASES)
 
 
 def test_markup_in_an_answer_is_text():
@@ -191,7 +193,9 @@ def test_the_description_is_markdown_tables_that_hold_every_digest():
     manifest["verdict"]["checks"] = [*CHECKS, POWERED]
     text = report.describe(manifest)
     assert "| 48 (1,312) | 0.136 | **no** |" in text
-    assert "Rollback to generation 1." in text
+    assert "Rollback to generation 1. Arm" in text
+    renewal = report.describe({**manifest, "withdrawn": [], "expires": "2026-02-01T03:04:05+00:00"})
+    assert "Renews generation 1. Valid until 2026-02-01 03:04 UTC. Arm" in renewal
     assert all(letter * 64 in text for letter in "IEABP")
     assert "a\\|b" in text
     tables = [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
