@@ -109,8 +109,9 @@ class Reranker(Protocol):
 class Generator(Protocol):
     """Chats to replies with a causal language model, greedy. `digest` covers weights, tokenizer, adapter, precision.
 
-    `base_digest` covers the base model's files alone; `folder` holds them, and is what training starts from:
-    NotTrainable where they are not on this machine. `licence` is what the definition says of it.
+    `base_digest` covers the base model's files alone, `tokenizer_digest` those of its tokenizer; `folder` holds them,
+    and is what training starts from: NotTrainable where they are not on this machine. `licence` is what the definition
+    says of it.
     """
 
     name: str
@@ -120,6 +121,8 @@ class Generator(Protocol):
     def digest(self) -> str: ...
     @property
     def base_digest(self) -> str: ...
+    @property
+    def tokenizer_digest(self) -> str: ...
     @property
     def folder(self) -> Path: ...
 

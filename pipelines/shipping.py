@@ -21,7 +21,7 @@ from pipelines.errors import BackendError
 from pipelines.settings import checkout
 
 NAME = "assay.zip"
-_SOURCES = ("pyproject.toml", "dvc.yaml", "params.yaml", "README.md")
+_SOURCES = ("pyproject.toml", "dvc.yaml", "params.yaml", "README.md", "requirements.lock")
 
 
 def packed(folder: Path, *, below: Path) -> Path:
@@ -61,6 +61,17 @@ def sources_digest(root: Path) -> str:
     return total.hexdigest()[:16]
 
 
+def _root() -> Path:
+    """What a wheel of this code is made of: the checkout, or the folder that it is installed in."""
+    package, root = Path(pipelines.__file__).resolve().parent, checkout()
+    return package.parent if root.parent == package else root  # the wheel has its own copy of dvc.yaml and models
+
+
+def running_digest() -> str:
+    """`sources_digest` of the code that runs."""
+    return sources_digest(_root())
+
+
 def _build(root: Path, folder: Path) -> Path:
     """A wheel of `root` in `folder`. BackendError when hatchling is not installed or says no."""
     try:
@@ -74,10 +85,9 @@ def _build(root: Path, folder: Path) -> Path:
 
 def archive(cache: Path) -> Path:
     """The archive of this code below `cache`, built on first use, whole or absent."""
-    package = Path(pipelines.__file__).resolve().parent
-    root = checkout()
-    installed = root.parent == package  # the wheel's own copy of dvc.yaml and models
-    target = cache / "wheels" / sources_digest(package.parent if installed else root) / NAME
+    package, root = Path(pipelines.__file__).resolve().parent, _root()
+    installed = root != checkout()
+    target = cache / "wheels" / running_digest() / NAME
     if target.is_file():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -137,6 +137,7 @@ class Words:
     """A counter on this machine: a token is a word."""
 
     base_digest = "words"
+    tokenizer_digest = "the words"
 
     def trim(self, text: str, *, tokens: int) -> str:
         return " ".join(text.split()[:tokens])

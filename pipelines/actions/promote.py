@@ -16,6 +16,7 @@ from pipelines import released
 from pipelines.actions.reconcile import project
 from pipelines.actions.views import candidate_report, comparison, in_order, release_list
 from pipelines.builds import require_embedder
+from pipelines.code_version import code_version
 from pipelines.core import manifest as manifests
 from pipelines.core.digests import digest_bytes
 from pipelines.errors import IntegrityError, NotFound, NotPromotable, PromotionConflict
@@ -23,24 +24,10 @@ from pipelines.params import CorpusParams
 from pipelines.ports import Ports
 from pipelines.released import newest_release
 from pipelines.report import write_report
-from pipelines.settings import Settings, checkout
+from pipelines.settings import Settings
 from pipelines.workspace import Workspace, write_whole
 
 Json = Mapping[str, Any]
-
-
-def _code() -> dict[str, str | None]:
-    """Which code made the release: version, digest of the stages' code, digest of the lock file (None in a wheel)."""
-    from importlib.metadata import version
-
-    from pipelines import graph
-
-    lock = checkout() / "requirements.lock"
-    return {
-        "version": version("assay"),
-        "stages": digest_bytes(graph.render_code().encode()),
-        "lock": digest_bytes(lock.read_bytes()) if lock.is_file() else None,
-    }
 
 
 def _revision(ports: Ports, judged: Json) -> dict[str, str]:
@@ -99,9 +86,9 @@ def candidate_manifest(params: CorpusParams, workspace: Workspace, ports: Ports,
         judged=judged,
         revision=_revision(ports, judged),
         params=params.model_dump(mode="json"),
-        base={"name": base.name, "digest": base.base_digest},
+        base={"name": base.name, "digest": base.base_digest, "tokenizer": base.tokenizer_digest},
         evaluation=_evaluation(workspace, judged["arm"]),
-        code=_code(),
+        code=code_version(),
         window=workspace.receipt("chunk")["window"],
     )
 

@@ -141,8 +141,16 @@ class TransformersGenerator:
         return _converted(self._definition, self._cache)
 
     @cached_property
+    def _files(self) -> dict[str, str]:
+        return _file_digests(self.folder)
+
+    @cached_property
     def base_digest(self) -> str:
-        return digest_json(_file_digests(self.folder))
+        return digest_json(self._files)
+
+    @cached_property
+    def tokenizer_digest(self) -> str:
+        return digest_json({name: sha for name, sha in self._files.items() if name in _TOKENIZER})
 
     @cached_property
     def precision(self) -> str:

@@ -48,13 +48,17 @@ def test_the_archive_holds_the_package_and_follows_its_sources(tmp_path: Path) -
     with zipfile.ZipFile(made) as held:
         names = set(held.namelist())
         assert held.read("pipelines/shipping.py") == (checkout() / "pipelines" / "shipping.py").read_bytes()
-    assert names >= {"pipelines/stages/embed.py", "pipelines/_checkout/dvc.yaml"}
+    assert names >= {
+        "pipelines/stages/embed.py",
+        "pipelines/_checkout/dvc.yaml",
+        "pipelines/_checkout/requirements.lock",
+    }
     assert archive(tmp_path) == made
     assert [file.name for file in (tmp_path / "wheels").rglob("*") if file.is_file()] == ["assay.zip"]
     copy = tmp_path / "copy"
     for name in ("pipelines", "models"):
         shutil.copytree(checkout() / name, copy / name)
-    for name in ("pyproject.toml", "dvc.yaml", "params.yaml", "README.md"):
+    for name in ("pyproject.toml", "dvc.yaml", "params.yaml", "README.md", "requirements.lock"):
         shutil.copy(checkout() / name, copy)
     assert sources_digest(copy) == made.parent.name
     (copy / "pipelines" / "shipping.py").write_text("changed")

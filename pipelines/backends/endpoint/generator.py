@@ -27,6 +27,8 @@ class Counter(Protocol):
 
     @property
     def base_digest(self) -> str: ...
+    @property
+    def tokenizer_digest(self) -> str: ...
     def trim(self, text: str, *, tokens: int) -> str: ...
     def count(self, chat: Messages) -> int: ...
 
@@ -55,6 +57,11 @@ class EndpointGenerator:
             self._ask([{"role": "user", "content": "Hi"}], max_new_tokens=1)
         known = {"endpoint": self._url, "model": self._hosted.model, "answers": self._client.model}
         return digest_json({**known, "tokenizer": self._counter.base_digest})
+
+    @property
+    def tokenizer_digest(self) -> str:
+        """Of the local tokenizer that counts and trims; the server's own is not known."""
+        return self._counter.tokenizer_digest
 
     @cached_property
     def digest(self) -> str:
