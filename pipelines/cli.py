@@ -59,15 +59,21 @@ def stage(
     stage: Annotated[str, typer.Argument(help="A stage or action of dvc.yaml.", show_default=False)],
     force: Annotated[bool, typer.Option(help="Run it, stale or not.")] = False,
     skip_code: Annotated[int, typer.Option(help="Exit code when there was nothing to do (Airflow uses 99).")] = 0,
+    approval: Annotated[
+        str, typer.Option(help="Of promote: JSON of what Airflow's task approve was answered.")
+    ] = "null",
 ) -> None:
     """Run one stage, if it is stale."""
+    from pipelines.core.approval import answered
     from pipelines.runner import run_node
 
-    outcome = run_node(Settings.from_env(), name, stage, force=force)
-    print(
-        json.dumps({"stage": outcome.node, "changed": outcome.changed, "summary": outcome.summary}),
-        flush=True,
-    )
+    try:
+        answer = answered(approval)
+    except ValueError as exc:
+        raise BadInput(f"--approval: {exc}") from exc
+    outcome = run_node(Settings.from_env(), name, stage, force=force, answer=answer)
+    said = {"stage": outcome.node, "changed": outcome.changed, "summary": outcome.summary}
+    print(json.dumps(said | ({"awaits": outcome.awaits} if outcome.awaits else {})), flush=True)
     if not outcome.changed:
         raise typer.Exit(skip_code)
 
@@ -202,6 +208,19 @@ def promote(name: Name) -> None:
     from pipelines.actions.promote import promote_candidate
 
     print(promote_candidate(Settings.from_env(), name))
+
+
+@app.command()
+def approve(
+    name: Name,
+    by: Annotated[str, typer.Option(help="Who decides; it goes into the release's manifest.")],
+    reject: Annotated[bool, typer.Option("--reject", help="Say no, with --reason.")] = False,
+    reason: Annotated[str | None, typer.Option(help="Why it is rejected.")] = None,
+) -> None:
+    """Approve the judged candidate, where promote.approval is mlflow: sets the tags of its model version."""
+    from pipelines.actions.approve import approve_candidate
+
+    print(approve_candidate(Settings.from_env(), name, by=by, reject=reject, reason=reason))
 
 
 @app.command()

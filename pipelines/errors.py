@@ -47,6 +47,10 @@ class NotPromotable(BadInput):
     """There is no passing verdict for exactly this candidate."""
 
 
+class NotApproved(NotPromotable):
+    """A person must approve the candidate first (`promote.approval`), or one has rejected it."""
+
+
 class Expired(BadInput):
     """The validity of a release is over (`promote.valid_days`)."""
 

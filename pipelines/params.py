@@ -208,6 +208,7 @@ class Judge(Section):
 
 class Promote(Section):
     arm: Literal["auto"] | Arm
+    approval: Literal["none", "mlflow", "airflow"] = "none"
     valid_days: Count | None = None
     keep: Count = 5
 

@@ -214,6 +214,14 @@ class Registry(Protocol):
         """Point `name@alias` at a version."""
         ...
 
+    def tags(self, name: str, version: int) -> dict[str, str]:
+        """The tags of a version, as they are now. NotFound."""
+        ...
+
+    def tag(self, name: str, version: int, values: Mapping[str, str]) -> None:
+        """Set tags of a version. NotFound."""
+        ...
+
 
 class RunLog(Protocol):
     """What can be written into a tracked run. `settled`: it was finished earlier, and writes are dropped."""

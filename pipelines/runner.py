@@ -9,14 +9,16 @@ from __future__ import annotations
 import importlib
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import yaml
 
 from pipelines import graph, tuned
 from pipelines import params as params_module
+from pipelines.candidates import awaiting
 from pipelines.core.manifest import released_already
-from pipelines.errors import NotFound
+from pipelines.errors import BadInput, NotFound
 from pipelines.few_shot import shots_source
 from pipelines.params import CorpusParams
 from pipelines.released import newest_release
@@ -27,11 +29,13 @@ from pipelines.workspace import write_whole
 
 @dataclass(frozen=True)
 class Outcome:
-    """What happened to one node. `changed` is False when there was nothing to do."""
+    """What happened to one node. `changed` is False when there was nothing to do. `awaits`: of judge, the candidate
+    that is to be released next, where there is one; a person may be asked about it."""
 
     node: str
     changed: bool
     summary: str
+    awaits: str | None = None
 
 
 def _sync(wiring: Wiring) -> None:
@@ -63,11 +67,16 @@ def sync_champion(wiring: Wiring) -> None:
     write_whole(workspace.champion_file, json.dumps(latest, indent=1, sort_keys=True) + "\n")
 
 
-def run_node(settings: Settings, corpus: str, name: str, *, force: bool = False) -> Outcome:
-    """Bring one node up to date. NotFound for an unknown node; a stage's own errors pass through."""
+def run_node(
+    settings: Settings, corpus: str, name: str, *, force: bool = False, answer: Mapping[str, str] | None = None
+) -> Outcome:
+    """Bring one node up to date. NotFound for an unknown node; a stage's own errors pass through. `answer` is for
+    promote: what the release DAG's task `approve` was answered."""
     nodes = graph.load()
     if name not in nodes:
         raise NotFound(f"no stage {name!r}; stages are {', '.join(nodes)}")
+    if answer and name != "promote":
+        raise BadInput(f"only promote takes an approval, {name} does not")
     node = nodes[name]
     wiring = Wiring.of(settings, corpus)
     _sync(wiring)
@@ -75,10 +84,12 @@ def run_node(settings: Settings, corpus: str, name: str, *, force: bool = False)
         sync_champion(wiring)
     if node.action:
         action = importlib.import_module(f"pipelines.actions.{name}")
-        changed, summary = action.run(wiring.params, wiring.workspace, ports=wiring)
+        given = {"answer": answer} if answer else {}
+        changed, summary = action.run(wiring.params, wiring.workspace, ports=wiring, **given)
         return Outcome(name, changed, summary)
     changed = wiring.versioner.reproduce(name, force=force)
-    return Outcome(name, changed, wiring.workspace.summary(name))
+    awaits = awaiting(wiring.workspace, wiring.releases) if name == "judge" else None
+    return Outcome(name, changed, wiring.workspace.summary(name), awaits)
 
 
 def execute(settings: Settings, corpus: str, name: str) -> str:

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from pipelines import released
+from pipelines.actions.approve import approved
 from pipelines.actions.reconcile import project
 from pipelines.actions.views import candidate_report, comparison, in_order, release_list
 from pipelines.builds import require_embedder
+from pipelines.candidates import promotable, withdrawn_by
 from pipelines.code_version import code_version
 from pipelines.core import manifest as manifests
 from pipelines.core.digests import digest_bytes
@@ -28,6 +30,8 @@ from pipelines.settings import Settings
 from pipelines.workspace import Workspace, write_whole
 
 Json = Mapping[str, Any]
+Answer = Mapping[str, str] | None
+"""To the task `approve` of the release DAG: by, at, how, candidate."""
 
 
 def _revision(ports: Ports, judged: Json) -> dict[str, str]:
@@ -73,7 +77,10 @@ def _require_embedder(params: CorpusParams, judged: Json, ports: Ports) -> None:
         require_embedder(judged["index"], ports.embedder)
 
 
-def candidate_manifest(params: CorpusParams, workspace: Workspace, ports: Ports, *, generation: int) -> dict[str, Any]:
+def candidate_manifest(
+    params: CorpusParams, workspace: Workspace, ports: Ports, *, generation: int, approval: Json | None = None
+) -> dict[str, Any]:
+    """The manifest that promoting the judged candidate would sign as that generation."""
     judged, base = workspace.receipt("judge"), ports.generator()
     _require_reranker(judged, ports)
     _require_embedder(params, judged, ports)
@@ -82,6 +89,7 @@ def candidate_manifest(params: CorpusParams, workspace: Workspace, ports: Ports,
         corpus=workspace.corpus,
         created=created,
         expires=manifests.expiry(created, params.promote.valid_days),
+        approval=approval,
         generation=generation,
         judged=judged,
         revision=_revision(ports, judged),
@@ -93,8 +101,9 @@ def candidate_manifest(params: CorpusParams, workspace: Workspace, ports: Ports,
     )
 
 
-def _publish(params: CorpusParams, workspace: Workspace, ports: Ports, newest: Json) -> dict[str, Any]:
-    """Append the next generation; PromotionConflict when the verdict was not reached against the newest release."""
+def _publish(params: CorpusParams, workspace: Workspace, ports: Ports, newest: Json, answer: Answer) -> dict[str, Any]:
+    """Append the next generation; PromotionConflict when the verdict was not reached against the newest release,
+    NotApproved where a person must approve it first."""
     judged = workspace.receipt("judge")
     generation = int(newest.get("generation", 0)) + 1
     if judged["against"] != generation - 1:
@@ -102,16 +111,20 @@ def _publish(params: CorpusParams, workspace: Workspace, ports: Ports, newest: J
             f"{workspace.corpus}: judged against generation {judged['against']}, but generation {generation - 1} "
             f"was released since; run: assay run {workspace.corpus}"
         )
-    made = candidate_manifest(params, workspace, ports, generation=generation)
+    approval = approved(params, workspace, ports=ports, answer=answer)
+    made = candidate_manifest(params, workspace, ports, generation=generation, approval=approval)
     ports.releases.append(workspace.corpus, made, generation=generation)
     return made
 
 
 def _renew(params: CorpusParams, workspace: Workspace, ports: Ports, newest: Json) -> str:
-    """Publish the newest release again, valid anew; one line. PromotionConflict when another publication came first."""
+    """Publish the newest release again, valid anew; one line. PromotionConflict when another publication came first,
+    NotApproved when a person has rejected it since. What was approved in Airflow stays so."""
     generation, created = int(newest["generation"]) + 1, released.now().isoformat()
     made = manifests.restored(newest, [], generation=generation, created=created)
     made["expires"] = manifests.expiry(created, params.promote.valid_days)
+    if params.promote.approval != "airflow" or not made.get("approval"):
+        made["approval"] = approved(params, workspace, ports=ports, answer=None) or made.get("approval")
     ports.releases.append(workspace.corpus, made, generation=generation)
     _project(workspace, ports, generation)
     until = f"valid until {made['expires']}" if made["expires"] else "it never expires (promote.valid_days)"
@@ -137,38 +150,28 @@ def _project(workspace: Workspace, ports: Ports, generation: int) -> None:
     write_whole(marker, content)
 
 
-def _why(judged: Json) -> str:
-    reasons = [check["reason"] for check in judged["checks"] if not check["passed"]]
-    return "; ".join(reasons) or "it has no checks"
-
-
-def release(params: CorpusParams, workspace: Workspace, *, ports: Ports, asked: bool) -> tuple[bool, str]:
+def release(
+    params: CorpusParams, workspace: Workspace, *, ports: Ports, asked: bool, answer: Answer = None
+) -> tuple[bool, str]:
     """(whether a generation was published, one line). `asked`: a person ran `assay promote`, which also overrides
     the hold on a candidate that was rolled back, and renews an unchanged release, once half of its validity is over.
 
-    NotPromotable without a passing verdict for exactly this candidate; PromotionConflict when another promotion
+    NotPromotable without a passing verdict for exactly this candidate, NotApproved where a person must approve it and
+    has not (`answer`, or MLflow's tags); PromotionConflict when another promotion
     won, and then the release to beat is brought up to date, so that the next run judges against it.
     """
     corpus = workspace.corpus
-    judged = workspace.receipt("judge")
-    if not judged["passed"]:
-        raise NotPromotable(f"{corpus}: the candidate was rejected: {_why(judged)}")
+    judged = promotable(workspace)
     newest = newest_release(ports.releases, corpus)
-    known = ports.releases.generations(corpus)
     if newest.get("candidate") == judged["candidate"]:
         if asked and manifests.renewable(newest, released.now()):
             return True, _renew(params, workspace, ports, newest)
         _project(workspace, ports, newest["generation"])
         return False, _unchanged(workspace, newest)
-    if not asked:
-        log = (ports.releases.read(corpus, generation) for generation in reversed(known))
-        if (rollback := manifests.held_back(judged["candidate"], log)) is not None:
-            return (
-                False,
-                f"held back: generation {rollback} rolled it back; to release it again: assay promote {corpus}",
-            )
+    if not asked and (rollback := withdrawn_by(ports.releases, corpus, judged["candidate"])) is not None:
+        return False, f"held back: generation {rollback} rolled it back; to release it again: assay promote {corpus}"
     try:
-        made = _publish(params, workspace, ports, newest)
+        made = _publish(params, workspace, ports, newest, answer)
     except PromotionConflict:
         latest = ports.releases.read(corpus)
         if latest["candidate"] != judged["candidate"]:
@@ -186,30 +189,26 @@ def _report(settings: Settings, corpus: str) -> Path:
     return write_report(settings.reports, *found)
 
 
-def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> tuple[bool, str]:
-    """The graph's last node. A rejected candidate is a result: (False, "rejected: ...")."""
+def run(params: CorpusParams, workspace: Workspace, *, ports: Ports, answer: Answer = None) -> tuple[bool, str]:
+    """The graph's last node. A rejected candidate is a result, (False, "rejected: ..."), and so is one that waits for
+    a person: (False, "waiting for approval: ...")."""
     try:
-        changed, summary = release(params, workspace, ports=ports, asked=False)
+        changed, summary = release(params, workspace, ports=ports, asked=False, answer=answer)
     except NotPromotable as exc:
-        changed, summary = False, str(exc).split("the candidate was ", 1)[-1]
+        changed, summary = False, str(exc).split("the candidate was ", 1)[-1].removeprefix(f"{workspace.corpus}: ")
     _report(ports.settings, workspace.corpus)
     return changed, summary
 
 
 def promote_candidate(settings: Settings, corpus: str) -> str:
     """`assay promote`: publish, or say why not. NotFound before anything was judged; NotPromotable on a rejected
-    candidate, or when receipts have moved on since the verdict."""
+    candidate, when receipts have moved on since the verdict, or while a person must approve it (NotApproved)."""
     from pipelines.wiring import Wiring
 
     wiring = Wiring.of(settings, corpus)
     workspace = wiring.workspace
     if not workspace.has("judge"):
         raise NotFound(f"{corpus} has no verdict yet; run: assay run {corpus}")
-    judged = workspace.receipt("judge")
-    made_of = {"index": workspace.receipt("index")["digest"], "adapter": workspace.receipt("train").get("digest")}
-    verdict_on = {"index": judged["index"]["digest"], "adapter": (judged["adapter"] or {}).get("digest")}
-    if made_of != verdict_on:
-        raise NotPromotable(f"{corpus}: the verdict is on another candidate than the newest; run: assay run {corpus}")
     _, summary = release(wiring.params, workspace, ports=wiring, asked=True)
     _report(settings, corpus)
     return f"{corpus}: {summary}"

@@ -40,6 +40,20 @@ def _said_plainly(doing: str) -> Iterator[None]:
         raise BackendError(f"MLflow: {doing}: {str(exc).splitlines()[0]}") from exc
 
 
+@contextmanager
+def _found(name: str, version: int) -> Iterator[None]:
+    """MLflow's error on a model version as NotFound, any other as a BackendError."""
+    from mlflow.exceptions import MlflowException
+
+    with _said_plainly(f"model {name} version {version}"):
+        try:
+            yield
+        except MlflowException as exc:
+            if exc.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                raise
+            raise NotFound(f"MLflow has no version {version} of model {name!r}") from exc
+
+
 def metric_name(name: str) -> str:
     """MLflow refuses `@` in names: `ndcg@10` is shown as `ndcg_at_10`, as MLflow's own metrics are."""
     return name.replace("@", "_at_")
@@ -255,12 +269,19 @@ class MlflowRegistry:
 
     def alias(self, name: str, alias: str, version: int) -> None:
         """Point `name@alias` at a version. NotFound when there is no such version."""
-        from mlflow.exceptions import MlflowException
-
-        try:
+        with _found(name, version):
             self._client.set_registered_model_alias(name, alias, str(version))
-        except MlflowException as exc:
-            raise NotFound(f"MLflow has no version {version} of model {name!r}") from exc
+
+    def tags(self, name: str, version: int) -> dict[str, str]:
+        """The tags of a version, as they are now. NotFound."""
+        with _found(name, version):
+            return dict(self._client.get_model_version(name, str(version)).tags)
+
+    def tag(self, name: str, version: int, values: Mapping[str, str]) -> None:
+        """Set tags of a version, in the order given. NotFound."""
+        with _found(name, version):
+            for key, value in values.items():
+                self._client.set_model_version_tag(name, str(version), key, value)
 
 
 def write_model(folder: Path, *, code: Path, artifacts: Mapping[str, Path]) -> None:

@@ -45,6 +45,7 @@ def build(
     corpus: str,
     created: str,
     expires: str | None,
+    approval: Json | None,
     generation: int,
     judged: Json,
     revision: Json,
@@ -55,9 +56,9 @@ def build(
     window: int,
 ) -> dict[str, Any]:
     """The manifest of a judged candidate. `judged` is the judge's receipt, `params` the corpus's block, `created`
-    and `expires` (of `expiry`) UTC in ISO form, `window` the embedder's in tokens. `prompt.longer` is all that the arm
-    `prompt` asks with (`LongPrompt.to_json`); null where another arm serves. `prompt.labels`, if any: what a reply is
-    chosen from."""
+    and `expires` (of `expiry`) UTC in ISO form, `approval` who approved it, when and how (None:
+    nobody was asked), `window` the embedder's in tokens. `prompt.longer` is all that the arm `prompt` asks with
+    (`LongPrompt.to_json`); null where another arm serves. `prompt.labels`, if any: what a reply is chosen from."""
     index = judged["index"]
     labels = {"labels": judged["labels"]} if judged.get("labels") else {}
     return {
@@ -67,6 +68,7 @@ def build(
         "previous": generation - 1,
         "created": created,
         "expires": expires,
+        "approval": approval and dict(approval),
         "candidate": judged["candidate"],
         "revision": dict(revision),
         "chunk": params["chunk"],

@@ -4,11 +4,13 @@ import ast
 import importlib
 
 import pytest
+import yaml
 
 from pipelines import graph
 from pipelines.settings import checkout
 
 pytest.importorskip("airflow.sdk")
+HOW = ("none", "mlflow", "airflow")
 FILES = ("corpus", "index", "adapter", "release", "upkeep")
 
 
@@ -38,6 +40,26 @@ def test_tasks_and_edges_are_those_of_the_graph(dags, kind):
         assert dag.task_dict[name].doc_md == node.description
     assert set(dag.tags) == {"assay", "handbook", kind}
     assert "force" in dag.params
+
+
+def test_a_person_is_asked_between_judge_and_promote_where_params_say_so(tmp_path, monkeypatch, dags):
+    from dags._render import AskOperator, render
+
+    raw = yaml.safe_load((checkout() / "params.yaml").read_text())
+    raw["corpora"] |= {f"asked_{how}": {"source": {"documents": "x"}, "promote": {"approval": how}} for how in HOW}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(raw))
+    monkeypatch.setenv("ASSAY_PARAMS", str(tmp_path / "params.yaml"))
+    rendered = render("release")
+    asking = {name for name, dag in rendered.items() if "approve" in dag.task_dict}
+    assert asking == {"asked_airflow_release"}
+    dag = rendered["asked_airflow_release"]
+    ask, promote = dag.task_dict["approve"], dag.task_dict["promote"]
+    assert isinstance(ask, AskOperator) and "candidate" in ask.template_fields and ask.defaults is None
+    assert (ask.upstream_task_ids, promote.upstream_task_ids) == ({"judge"}, {"judge", "approve"})
+    assert "approval" in promote.template_fields and "xcom_pull(task_ids='approve')" in promote.approval
+    assert (ask.retries, promote.retries) == (0, 2)
+    assert dags["handbook_release"].task_dict["promote"].approval == ""
+    assert "approve" not in render("index")["asked_airflow_index"].task_dict
 
 
 def test_assets_join_the_dags(dags):

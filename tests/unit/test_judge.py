@@ -55,7 +55,7 @@ CREATED = "2026-01-02T03:04:05+00:00"
 
 def manifest_of(wiring, facts, generation=1, expires=None):
     return build(
-        corpus="tiny", created=CREATED, expires=expires, generation=generation, judged=facts,
+        corpus="tiny", created=CREATED, expires=expires, generation=generation, judged=facts, approval=None,
         revision={"tag": "r1", "commit": "0" * 40, "digest": "c" * 64}, params=wiring.params.model_dump(mode="json"),
         base={"name": "smollm2", "digest": "b" * 64}, code={"version": "0"}, window=256,
         evaluation={"runs": {}, "retrieval": {}, "answers": {}, "arms": {}, "questions": 30},

@@ -18,6 +18,7 @@ from tests import release_kit as kit
 from tests.unit.test_judge import ADAPTER, INDEX, params_of
 
 VALID = 30
+APPROVAL = {"by": "Ada", "at": "2026-01-02T03:04:05+00:00", "how": "by hand"}
 BOUND = {
     "corpus revision": ("revision.tag", "r1"),
     "corpus digest": ("revision.digest", "c" * 64),
@@ -42,6 +43,7 @@ BOUND = {
     "lock digest": ("code.lock", hashlib.sha256((checkout() / "requirements.lock").read_bytes()).hexdigest()),
     "previous generation": ("previous", 6),
     "time": ("created", "2026-01-02T03:04:05+00:00"),
+    "approval": ("approval", APPROVAL),
     "expiry": ("expires", "2026-02-01T03:04:05+00:00"),
 }  # fmt: skip
 
@@ -60,7 +62,7 @@ def manifest(tmp_path, monkeypatch):
         versioner=SimpleNamespace(current=lambda: corpus),
         generator=lambda: SimpleNamespace(name="smollm2", base_digest="b" * 64, tokenizer_digest="k" * 64),
     )
-    return _manifest(wiring.params, wiring.workspace, ports, generation=7)
+    return _manifest(wiring.params, wiring.workspace, ports, generation=7, approval=APPROVAL)
 
 
 @pytest.mark.parametrize("what", BOUND)
