@@ -98,9 +98,10 @@ def _figure(arms: Mapping[str, Json]) -> Any:
 
 
 def _flat(value: Any) -> Any:
-    """A list as one text, a passage as its document and span."""
+    """A list as one text, a passage as its document and span, and its access label where it is not public."""
     if isinstance(value, Mapping):
-        return f"{value['document']} [{value['start']}:{value['end']}]"
+        label = f" ({value['access']})" if "access" in value else ""
+        return f"{value['document']} [{value['start']}:{value['end']}]{label}"
     return " | ".join(str(_flat(entry)) for entry in value) if isinstance(value, list | tuple) else value
 
 

@@ -42,11 +42,14 @@ def require_embedder(build: Facts, embedder: Embedder) -> None:
 
 
 def build_rows(objects: ObjectStore, build: Facts, *, columns: Sequence[str] | None = None) -> Iterator[Any]:
-    """Arrow record batches of a build, part by part; one part (at most some 50 MB) is in memory at a time.
+    """Arrow record batches of a build, part by part; one part (at most some 50 MB) is in memory at a time. They have
+    `access` also where the build was written before there were labels.
 
     `build` has `key` and `parts`. NotFound names a part that is gone.
     """
     import pyarrow.parquet as pq
+
+    from pipelines.schemas import with_access
 
     for part in build["parts"]:
         try:
@@ -54,7 +57,8 @@ def build_rows(objects: ObjectStore, build: Facts, *, columns: Sequence[str] | N
         except KeyError as exc:
             raise NotFound(f"{build['key']}/{part} is not in the object store; run stage embed again") from exc
         with pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True) as file:
-            yield from file.iter_batches(batch_size=BATCH, columns=columns)
+            batches = file.iter_batches(batch_size=BATCH, columns=columns)
+            yield from map(with_access, batches) if columns is None or "access" in columns else batches
 
 
 def held(store: VectorStore, collection: str) -> tuple[int, str]:

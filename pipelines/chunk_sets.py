@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.core.digests import combine_sets, digest_row, digest_set
+from pipelines.core.nouns import labelled
 from pipelines.errors import IntegrityError, NotFound
 from pipelines.ports import ObjectStore
 
@@ -64,22 +65,26 @@ def within(table: Any, low: str, high: str) -> Any:
 
 
 def read_part(objects: ObjectStore, key: str, columns: Sequence[str] | None = None) -> Any:
-    """One Parquet object as an Arrow table; page checksums are verified.
+    """One Parquet object as an Arrow table; page checksums are verified. Rows have `access` also where they were
+    written before there were labels.
 
     NotFound when it is not there, IntegrityError when it is damaged.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    from pipelines.schemas import with_access
+
     stage = {"chunks": "chunk"}.get(key.split("/")[0], "embed")
     try:
         with pq.ParquetFile(io.BytesIO(objects.get(key)), page_checksum_verification=True) as file:
-            return file.read(columns=list(columns) if columns else None)
+            table = file.read(columns=list(columns) if columns else None)
     except KeyError as exc:
         raise NotFound(f"{key} is not in the object store; run stage {stage} again") from exc
     except (OSError, pa.ArrowException) as exc:
         said = " ".join(str(exc).split())
         raise IntegrityError(f"{key} is damaged ({said[:80]}); delete it and run stage {stage} again") from exc
+    return with_access(table) if columns is None or "access" in columns else table
 
 
 def parquet(table: Any) -> bytes:
@@ -168,11 +173,11 @@ class Kept:
 
 
 def rows_digest(table: Any) -> str:
-    """Order-free digest of rows of CHUNKS: key, title, place, tokens and text digest of each."""
-    columns = [table[name].to_pylist() for name in ("key", "title", "start", "end", "tokens", "text_digest")]
+    """Order-free digest of rows of CHUNKS: key, title, place, tokens, text digest and access label of each."""
+    names = ("key", "title", "start", "end", "tokens", "text_digest", "access")
     return digest_set(
-        digest_row(key.encode(), title.encode(), f"{start} {end} {tokens}".encode(), text.encode())
-        for key, title, start, end, tokens, text in zip(*columns, strict=True)
+        digest_row(key.encode(), title.encode(), f"{start} {end} {tokens}".encode(), labelled(text, access).encode())
+        for key, title, start, end, tokens, text, access in zip(*(table[n].to_pylist() for n in names), strict=True)
     )
 
 

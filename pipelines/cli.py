@@ -104,18 +104,22 @@ def ask(
     document: Annotated[
         list[str] | None, typer.Option(help="With --retrieve: passages of this document only. May be repeated.")
     ] = None,
+    label: Annotated[
+        list[str] | None, typer.Option(help="An access label of the reader, beside public. May be repeated.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Ask a promoted release one question; the answer comes with its citations."""
     from pipelines.actions.ask import ask_release, find_passages
 
     corpus, generation = reference_of(reference)
+    how: dict[str, Any] = {"generation": generation, "labels": label or ()}
     if retrieve:
-        found = find_passages(Settings.from_env(), corpus, question, generation=generation, documents=document or ())
+        found = find_passages(Settings.from_env(), corpus, question, documents=document or (), **how)
     elif document:
         raise BadInput("--document narrows what is retrieved; give it with --retrieve")
     else:
-        found = ask_release(Settings.from_env(), corpus, question, generation=generation)
+        found = ask_release(Settings.from_env(), corpus, question, **how)
     if as_json:
         emit(found)
     else:

@@ -95,17 +95,23 @@ class Release:
     def generation(self) -> int:
         return int(self.manifest["generation"])
 
-    def answer(self, questions: Sequence[str]) -> list[dict[str, Any]]:
-        """One reply per question, as `assay ask --json` has it, all of one generation. BadInput, IntegrityError,
+    def answer(self, questions: Sequence[str], *, labels: Sequence[str] = ()) -> list[dict[str, Any]]:
+        """One reply per question, as `assay ask --json` has it, all of one generation. `labels`: the reader's access
+        labels, which the service has authenticated; without any it gets what is public. BadInput, IntegrityError,
         Expired."""
-        return self._service.answer(questions)
+        return self._service.answer(questions, labels=labels)
 
     def passages(
-        self, questions: Sequence[str], *, filters: Filters | None = None, k: int | None = None
+        self,
+        questions: Sequence[str],
+        *,
+        filters: Filters | None = None,
+        k: int | None = None,
+        labels: Sequence[str] = (),
     ) -> list[dict[str, Any]]:
         """The k passages of each question (`retrieve.k` by default), as `assay ask --retrieve --json` has them, all of
-        one generation."""
-        return self._service.passages(questions, filters=filters, k=k)
+        one generation, within the reader's access `labels`."""
+        return self._service.passages(questions, filters=filters, k=k, labels=labels)
 
     def close(self) -> None:
         """Stop looking, and let Milvus go."""

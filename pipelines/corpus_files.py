@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.core.digests import canonical_json, digest_list
 from pipelines.core.nouns import Document
-from pipelines.schemas import DOCUMENTS, read_jsonl, write_jsonl
+from pipelines.schemas import DOCUMENTS, read_jsonl, with_access, write_jsonl
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -54,6 +54,7 @@ def document_row(document: Document) -> dict[str, Any]:
         "uri": document.uri,
         "metadata": canonical_json(dict(document.metadata)),
         "digest": document.digest,
+        "access": document.access,
     }
 
 
@@ -112,12 +113,14 @@ def _row_groups(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
 
 
 def document_batches(folder: Path, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-    """documents.parquet in its order, in batches of at most 4096 rows and one row group."""
+    """documents.parquet in its order, in batches of at most 4096 rows and one row group; with `access` also where it
+    was written before there were labels."""
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(folder / "documents.parquet") as file:
         for group in range(file.num_row_groups):
-            yield from file.iter_batches(batch_size=4096, row_groups=[group], columns=columns)
+            batches = file.iter_batches(batch_size=4096, row_groups=[group], columns=columns)
+            yield from map(with_access, batches) if columns is None or "access" in columns else batches
 
 
 def document_count(folder: Path) -> int:

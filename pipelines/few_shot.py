@@ -1,6 +1,7 @@
 """What the arm `prompt` asks with, drawn from a corpus's workspace. A release carries the result; it is not read again.
 
-It reads examples and gold questions; `core.long_prompt` chooses among them. Where there is a training set, only what
+It reads examples and gold questions; `core.long_prompt` chooses among them. What rests on documents whose access label
+`mix.labels` does not allow is never shown: a prompt is for all readers. Where there is a training set, only what
 was admitted to it is shown: what training refuses (secrets, contamination, bad form), a prompt does not show either.
 """
 
@@ -11,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines.core import mixing, splits
+from pipelines.core import gold, mixing, splits
 from pipelines.core.digests import digest_bytes, digest_json
 from pipelines.core.long_prompt import LongPrompt, candidates, draw, instructions
 from pipelines.core.prompts import first_object
@@ -23,10 +24,11 @@ from pipelines.workspace import Workspace
 Item = Mapping[str, Any]
 
 
-def shots_source(workspace: Workspace) -> str:
-    """Digest of the files of a corpus that few-shot examples are drawn from."""
+def shots_source(workspace: Workspace, labels: Sequence[str] = ()) -> str:
+    """Digest of what few-shot examples are drawn from: files of the corpus, and the access labels that are allowed."""
     files = [workspace.versioned / name for name in ("examples.jsonl", "questions.jsonl")]
-    return digest_json([digest_bytes(file.read_bytes()) if file.is_file() else None for file in files])
+    digests = [digest_bytes(file.read_bytes()) if file.is_file() else None for file in files]
+    return digest_json([*digests, *([sorted(labels)] if labels else [])])
 
 
 def _examples(
@@ -76,6 +78,7 @@ def long_prompt(
     generate, split = params.generate, params.split.model_dump()
     schema = load_schema(generate.reply_schema, ports)
     examples = _examples(generate, workspace, questions, structured=schema is not None, admitted=admitted)
+    examples = [example for example in examples if not gold.restricted(example, params.mix.labels)]
     tested = [q["question"] for q in questions if splits.split_of(q, **split) == splits.TEST]
     found = candidates(examples, tested, split=split)
     obeying = [e for e in found if schema is None or schema.valid(first_object(mixing.completion_of(e)))]
@@ -85,4 +88,4 @@ def long_prompt(
         system = instructions(generate.system, schema=text, refusal=generate.refusal)
     knobs = generate.prompt
     fits: dict[str, Any] = {"shots": knobs.shots, "most": knobs.max_tokens, "count": generator.count}
-    return draw(system, obeying, **fits, source=shots_source(workspace))
+    return draw(system, obeying, **fits, source=shots_source(workspace, params.mix.labels))

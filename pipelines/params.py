@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from pipelines.core.names import CORPUS_FORM, valid_corpus_name
+from pipelines.core.names import CORPUS_FORM, LABEL_FORM, valid_corpus_name, valid_label
 from pipelines.errors import BadConfig, NotFound
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -40,8 +40,20 @@ class Source(Section):
     examples: str | None = None
 
 
+def _label(value: str) -> str:
+    if not valid_label(value):
+        raise ValueError(f"is no access label; a label is {LABEL_FORM}")
+    return value
+
+
+Label = Annotated[str, AfterValidator(_label)]
+
+
 class Fetch(Section):
+    """`access`: glob on document ids -> access label; of those that match the last counts."""
+
     max_document_mb: Annotated[float, Field(gt=0)]
+    access: Mapping[Annotated[str, Field(min_length=1)], Label] = {}
 
 
 class CheckParams(Section):
@@ -127,6 +139,7 @@ class Mix(Section):
     allow: tuple[Annotated[str, AfterValidator(_pattern)], ...]
     region: Annotated[str, Field(pattern="^[A-Z]{2}$")] | None
     synthetic: Synthetic | None
+    labels: tuple[Label, ...] = ()
     teacher: Literal["prompt"] | None = None
     min_examples: Count
     seed: int

@@ -37,7 +37,8 @@ def pool(ports: Ports, build: Json, questions: Sequence[Json], gold: Mapping[str
     dense = retrieve.model_copy(update={"mode": "dense", "rerank": None})
     asked = [row["question"] for row in questions]
     collection, depth = build["collection"], POOL_DEPTH
-    found = search(ports.store, ports.embedder, collection, asked, retrieve=dense, reranker=None, k=depth)
+    how: dict[str, Any] = {"retrieve": dense, "reranker": None, "labels": None}
+    found = search(ports.store, ports.embedder, collection, asked, k=depth, **how)
     keys = {hit.chunk for hits in found for hit in hits}
     documents: set[str] = set()
     for row in questions:

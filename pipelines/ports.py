@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from pipelines.core.costs import Spent
+from pipelines.core.names import PUBLIC
 from pipelines.core.nouns import Corpus
 from pipelines.settings import Settings
 
@@ -25,7 +26,7 @@ Messages = Sequence[Mapping[str, str]]
 
 @dataclass(frozen=True)
 class Hit:
-    """One passage found: ids, span (characters), text, and the engine's score (higher is better)."""
+    """One passage found: ids, span (characters), text, the engine's score (higher is better), and access label."""
 
     chunk: str
     document: str
@@ -34,6 +35,7 @@ class Hit:
     end: int
     text: str
     score: float
+    access: str = PUBLIC
 
 
 @dataclass(frozen=True)
@@ -173,7 +175,8 @@ class VectorStore(Protocol):
         ...
 
     def rows(self, collection: str) -> Iterator[tuple[str, str, bytes]]:
-        """(key, text digest, vector bytes as little-endian float32) of every row, read back from the store."""
+        """(key, text digest, vector bytes as little-endian float32) of every row, read back from the store; the text
+        digest is `core.nouns.labelled`."""
         ...
 
     def search(
@@ -185,9 +188,12 @@ class VectorStore(Protocol):
         k: int,
         mode: str,
         filters: Mapping[str, str | Sequence[str]] | None = None,
+        labels: Sequence[str] | None = (),
     ) -> list[list[Hit]]:
         """The k best of each question; `mode` is dense, bm25 or hybrid (reciprocal rank fusion). `filters` keeps
-        passages whose `document` or `title` is the value given, or one of those given."""
+        passages whose `document` or `title` is the value given, or one of those given. `labels` are the reader's: it
+        gets what is public and what bears one of them, never anything else; None, for stages that judge the whole
+        index, restricts nothing."""
         ...
 
     def point(self, alias: str, collection: str) -> None:

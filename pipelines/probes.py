@@ -79,8 +79,9 @@ class Subject:
         return list(read_jsonl(self.workspace.training / f"{split}.jsonl"))
 
     def passages(self, questions: Sequence[str], *, filters: Filters | None = None) -> list[list[Hit]]:
-        """What the candidate's index finds."""
-        how: dict[str, Any] = {"retrieve": self.params.retrieve, "reranker": self.ports.reranker, "filters": filters}
+        """What the candidate's index finds, whatever its access labels: it is measured whole."""
+        how: dict[str, Any] = {"retrieve": self.params.retrieve, "reranker": self.ports.reranker}
+        how |= {"filters": filters, "labels": None}
         collection = self.workspace.receipt("index")["collection"]
         return search(self.ports.store, self.ports.embedder, collection, questions, **how)
 

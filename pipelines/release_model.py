@@ -19,7 +19,9 @@ COLUMN = "question"
 
 class ReleaseModel(PythonModel):
     """Questions in (a list, or a frame whose column `question`, else whose first column, holds them); a frame with
-    `answer`, `citations` (JSON) and `generation` out, a row per question."""
+    `answer`, `citations` (JSON) and `generation` out, a row per question.
+
+    The param `labels` names the reader's access labels, separated by commas; without it one gets what is public."""
 
     def load_context(self, context: Any) -> None:
         """Verify the manifest that this version was made of; IntegrityError when it was altered."""
@@ -38,7 +40,8 @@ class ReleaseModel(PythonModel):
         import pandas as pd
 
         column = model_input[COLUMN] if COLUMN in model_input else model_input.iloc[:, 0]
-        replies = self.service.answer([str(question) for question in column])
+        labels = [label.strip() for label in str((params or {}).get("labels") or "").split(",") if label.strip()]
+        replies = self.service.answer([str(question) for question in column], labels=labels)
         return pd.DataFrame(
             {
                 "answer": [reply["answer"] for reply in replies],

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -29,13 +30,16 @@ def search(
     reranker: Reranker | None,
     k: int | None = None,
     filters: Filters | None = None,
+    labels: Sequence[str] | None = (),
 ) -> list[list[Hit]]:
     """The k (`retrieve.k` by default) best passages of each question, in order, best first.
 
     With a reranker the first `retrieve.rerank.depth` that the store finds are put in the order of its scores, which
     then are the hits' scores; what the store finds beyond that depth follows in the store's own order, so a larger k
-    only adds. `filters` narrow the search itself, so that k passages are found where so many match. NotFound without
-    the collection; BadInput on a filter that is not one.
+    only adds. `filters` narrow the search itself, so that k passages are found where so many match. `labels` are
+    the reader's access labels, and narrow it likewise to these and to what is public; by default to what is public.
+    None restricts nothing: it is for stages, which judge the whole index, and is never a reader's. NotFound without the
+    collection; BadInput on a filter or label that is not one.
     """
     k = retrieve.k if k is None else k
     depth = retrieve.rerank.depth if reranker is not None and retrieve.rerank is not None else 0
@@ -43,7 +47,8 @@ def search(
     for start in range(0, len(questions), BATCH):
         texts = list(questions[start : start + BATCH])
         vectors = embedder.embed_batch(texts)
-        out += store.search(collection, texts, vectors, k=max(k, depth), mode=retrieve.mode, filters=filters)
+        how: dict[str, Any] = {"k": max(k, depth), "mode": retrieve.mode, "filters": filters, "labels": labels}
+        out += store.search(collection, texts, vectors, **how)
     if reranker is not None and depth:
         out = [rerank(reranker, text, hits, depth=depth) for text, hits in zip(questions, out, strict=True)]
     return [hits[:k] for hits in out]

@@ -62,7 +62,7 @@ def sync_champion(wiring: Wiring) -> None:
         retrieval = workspace.receipt("score_retrieval") if workspace.has("score_retrieval") else {}
         params = wiring.params.model_dump(mode="json")
         made_of = {"index": index, "train": train, "retrieval": retrieval, "params": params}
-        if released_already(latest, **made_of, shown=shots_source(workspace)):
+        if released_already(latest, **made_of, shown=shots_source(workspace, wiring.params.mix.labels)):
             return
     write_whole(workspace.champion_file, json.dumps(latest, indent=1, sort_keys=True) + "\n")
 

@@ -1,6 +1,7 @@
 """Arrow schemas and JSON-line forms of what passes between stages.
 
-Payloads are Parquet; gold and training sets are JSON lines.
+Payloads are Parquet; gold and training sets are JSON lines. A payload without the column `access` was written before
+there were access labels: everything in it is public (`with_access`).
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipelines.core.names import PUBLIC
+
 DOCUMENTS = pa.schema(
     [
         ("id", pa.string()),
@@ -21,6 +24,7 @@ DOCUMENTS = pa.schema(
         ("uri", pa.string()),
         ("metadata", pa.string()),  # JSON
         ("digest", pa.string()),
+        ("access", pa.string()),
     ]
 )
 """corpus/documents.parquet and staging/*/documents.parquet, sorted by id."""
@@ -36,6 +40,7 @@ CHUNKS = pa.schema(
         ("tokens", pa.int32()),
         ("text", pa.string()),
         ("text_digest", pa.string()),
+        ("access", pa.string()),
     ]
 )
 """objects: chunks/CORPUS/by-key/CHUNKS_DIGEST/part-*.parquet, each a range of keys, sorted."""
@@ -51,6 +56,13 @@ EMBEDDINGS = pa.schema(
     ]
 )
 """objects: embeddings/EMBEDDER_DIGEST/counted/part-*.parquet: the content-addressed cache."""
+
+
+def with_access(rows: Any) -> Any:
+    """A table or record batch itself, or with `access` appended, all public, when it was written before labels."""
+    if "access" in rows.schema.names:
+        return rows
+    return rows.append_column("access", pa.array([PUBLIC] * rows.num_rows, pa.string()))
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:

@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pipelines.core.names import PUBLIC
+
 Json = Mapping[str, Any]
 ANSWER_COLUMNS = {
     "execution_accuracy": "execution",
@@ -223,10 +225,14 @@ def show_passages(question: str, found: Json, console: Console | None = None) ->
 
 
 def _passages(passages: Sequence[Json], console: Console, *, scored: bool = False) -> None:
+    """Each with its place, its access label where that is not public, and the beginning of its text."""
     for number_, cited in enumerate(passages, 1):
         where = f"{cited['document']} (revision {cited['revision']}, characters {cited['start']}–{cited['end']})"
         score = (f"  {number(cited['score'])}", "green") if scored else ""
-        console.print(Text.assemble(f"  [{number_}] ", (cited["title"], "italic"), "  ", (where, "dim"), score))
+        label = cited.get("access", PUBLIC)
+        access = "" if label == PUBLIC else (f"  access {label}", "yellow")
+        title = (cited["title"], "italic")
+        console.print(Text.assemble(f"  [{number_}] ", title, "  ", (where, "dim"), access, score))
         passage = " ".join(cited["text"].split())
         console.print(Text(f"      {passage[:220]}{'…' if len(passage) > 220 else ''}", style="dim"))
 

@@ -1,8 +1,9 @@
 """Training examples from documents: the generator is asked about passages, its replies are kept by content.
 
-Test documents are never asked about. Which documents and which passages is decided by digests, so a new document moves
-no other, and a new revision costs the passages that changed. What the source does not support is dropped, and counted
-(`core.synthetic`); what resembles other examples or the test is the mix's business.
+Test documents are never asked about, nor documents whose access label `mix.labels` does not allow. Which documents and
+which passages is decided by digests, so a new document moves no other, and a new revision costs the passages that
+changed. What the source does not support is dropped, and counted (`core.synthetic`); what resembles other examples or
+the test is the mix's business.
 """
 
 from __future__ import annotations
@@ -15,27 +16,30 @@ from typing import Any
 from pipelines.answering import replies
 from pipelines.core import mixing, splits, synthetic
 from pipelines.core.digests import digest_json
+from pipelines.core.names import PUBLIC
 from pipelines.corpus_files import document_batches, documents_among
 from pipelines.params import CorpusParams
 from pipelines.ports import Generator, ObjectStore
 
 
-def _chosen(folder: Path, params: CorpusParams, *, most: int) -> list[str]:
-    """Ids of the documents asked about: of those that are not of the test the first `most` in the order of digests."""
+def _learnable(folder: Path, params: CorpusParams) -> tuple[list[str], int]:
+    """(ids of the documents that may be asked about, how many others are not of the test but restricted)."""
     if not (folder / "documents.parquet").is_file():
-        return []
+        return [], 0
     how: dict[str, Any] = params.split.model_dump()
-    ids = (str(d) for batch in document_batches(folder, ["id"]) for d in batch["id"].to_pylist())
-    learned = (d for d in ids if splits.split_of_key(d, **how) != splits.TEST)
-    return sorted(learned, key=lambda d: (splits.fraction(f"synthetic:{d}", seed=params.mix.seed), d))[:most]
+    rows = (row for batch in document_batches(folder, ["id", "access"]) for row in batch.to_pylist())
+    learned = [row for row in rows if splits.split_of_key(row["id"], **how) != splits.TEST]
+    ids = [str(row["id"]) for row in learned if row["access"] in (PUBLIC, *params.mix.labels)]
+    return ids, len(learned) - len(ids)
 
 
-def _sources(folder: Path, params: CorpusParams, generator: Generator) -> Iterator[synthetic.Source]:
-    """The passages asked about, each cut to what a prompt may show."""
+def _sources(folder: Path, ids: list[str], params: CorpusParams, generator: Generator) -> Iterator[synthetic.Source]:
+    """The passages asked about, each cut to what a prompt may show: of the first documents in the order of digests."""
     wanted = params.mix.synthetic
     if wanted is None:
         return
-    chosen = _chosen(folder, params, most=wanted.max_documents)
+    chosen = sorted(ids, key=lambda d: (splits.fraction(f"synthetic:{d}", seed=params.mix.seed), d))
+    chosen = chosen[: wanted.max_documents]
     for row in documents_among(folder, chosen, columns=["id", "text"]):
         found = [s for s in synthetic.sources(row["id"], row["text"]) if synthetic.worth_asking(s)]
         found.sort(key=lambda s: splits.fraction(f"synthetic:{s.document}:{s.text}", seed=params.mix.seed))
@@ -60,9 +64,10 @@ def _example(source: synthetic.Source, question: str, answer: str, *, params: Co
 def synthesise(
     params: CorpusParams, folder: Path, *, generator: Generator, objects: ObjectStore
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """(examples, facts: asked, kept, and dropped by reason); none when `mix.synthetic` is off. `folder` holds
-    documents.parquet. One pair is asked for per passage."""
-    asked = list(_sources(folder, params, generator))
+    """(examples, facts: asked, kept, dropped by reason, and restricted documents, which were not asked about); none when
+    `mix.synthetic` is off. `folder` holds documents.parquet. One pair is asked for per passage."""
+    ids, restricted = _learnable(folder, params)
+    asked = list(_sources(folder, ids, params, generator))
     made, _ = replies(
         objects,
         generator,
@@ -79,4 +84,4 @@ def synthesise(
             dropped[pair] += 1
         else:
             examples.append(_example(source, *pair, params=params))
-    return examples, {"asked": len(asked), "kept": len(examples), "dropped": dict(dropped)}
+    return examples, {"asked": len(asked), "kept": len(examples), "dropped": dict(dropped), "restricted": restricted}

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from pipelines.core.gold import restricted
 from pipelines.core.mixing import completion_of, with_id
 from pipelines.core.prompts import Passage
 from pipelines.core.splits import TEST, split_of
@@ -96,12 +97,16 @@ def _listed(labels: str, ports: Ports) -> list[str]:
 
 
 def _learned(params: CorpusParams, questions: Iterable[Item], examples: Sequence[Item]) -> list[str]:
-    """Labels of what is not test, sorted: the examples' completions, or the questions' answers without examples."""
+    """Labels of what is neither test nor rests on documents that may not be trained on, sorted: the examples'
+    completions, or the questions' answers without examples."""
     how: dict[str, Any] = params.split.model_dump()
+
+    def learned(item: Item) -> bool:
+        return split_of(item, **how) != TEST and not restricted(item, params.mix.labels)
+
     if examples:
-        kept = [e for e in map(with_id, examples) if split_of(e, **how) != TEST]
-        return sorted({completion_of(example).strip() for example in kept})
-    return sorted({answer.strip() for q in questions if split_of(q, **how) != TEST for answer in q["answers"]})
+        return sorted({completion_of(example).strip() for example in filter(learned, map(with_id, examples))})
+    return sorted({answer.strip() for q in filter(learned, questions) for answer in q["answers"]})
 
 
 def labels_of(

@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError
 
 from pipelines import tuned
 from pipelines.builds import build_rows
-from pipelines.core import tuning
+from pipelines.core import gold, tuning
 from pipelines.core.digests import digest_json
 from pipelines.core.evidence import Piece, labels
 from pipelines.core.splits import TRAIN, VALIDATION, split_of_key
@@ -154,13 +154,16 @@ def _asked(row: Row, vector: np.ndarray, hits: Sequence[Hit], held: Held, shares
 
 def mined(ports: Ports, build: Row, questions: Rows, *, depth: int, params: CorpusParams) -> list[tuning.Asked]:
     """The questions with their passages and what the index finds beside them, by the build's own vectors. A question
-    whose evidence the build does not hold is left out."""
+    whose evidence the build does not hold is left out, and so is what rests on documents whose access label
+    `mix.labels` does not allow: nor are their passages shown as wrong answers, since all of it goes into weights."""
+    questions = [row for row in questions if not gold.restricted(row, params.mix.labels)]
     if not questions:
         return []
     held = _held(ports, build, {entry["document"] for row in questions for entry in row["evidence"]})
     texts = [row["question"] for row in questions]
     dense = params.retrieve.model_copy(update={"mode": "dense", "rerank": None})
-    hits = search(ports.store, ports.embedder, build["collection"], texts, retrieve=dense, reranker=None, k=depth)
+    how: dict[str, Any] = {"retrieve": dense, "reranker": None, "labels": params.mix.labels}
+    hits = search(ports.store, ports.embedder, build["collection"], texts, k=depth, **how)
     vectors, shares = ports.embedder.embed_batch(texts), params.split.model_dump()
     found = [_asked(row, v, h, held, shares) for row, v, h in zip(questions, vectors, hits, strict=True)]
     return [asked for asked in found if asked.positives]

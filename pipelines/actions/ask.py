@@ -3,7 +3,9 @@ manifest says.
 
 A release is resolved through the log, its signature verified; params.yaml of today does not matter. The embedder that
 is loaded must be the one that the index was built with, the reranker the one that it was judged with. Nothing is
-written, except that a collection which Milvus lost is loaded again. Passages alone cost no generator: what they import
+written, except that a collection which Milvus lost is loaded again. A reader finds what is public and what bears one of
+the access labels that it is asked with, and nothing else: who may use which label is for the caller to know
+(docs/trust.md). Passages alone cost no generator: what they import
 is a light runtime, OpenVINO and tokenizers, and Milvus's client.
 """
 
@@ -42,11 +44,18 @@ class Service:
         return self.ports.generator(adapter_folder(self.manifest, self.ports))
 
     def _search(
-        self, questions: Sequence[str], filters: Filters | None = None, k: int | None = None
+        self,
+        questions: Sequence[str],
+        filters: Filters | None = None,
+        *,
+        k: int | None = None,
+        labels: Sequence[str] = (),
     ) -> list[list[Hit]]:
         """The k passages of each question, best first; as many as the release was judged with by default.
         Expired from the moment on that the release names."""
         require_valid(self.manifest)
+        if labels is None or isinstance(labels, str):  # None would restrict nothing: that is for stages
+            raise BadInput(f"labels are a list of access labels, such as ['hr'], or an empty one; not {labels!r}")
         for question in questions:
             if not question.strip():
                 raise BadInput(_EMPTY)
@@ -54,8 +63,8 @@ class Service:
         ports, index = self.ports, self.manifest["index"]
 
         def found() -> list[list[Hit]]:
-            how: dict[str, Any] = {"retrieve": ports.params.retrieve, "reranker": reranker, "filters": filters}
-            how["k"] = k
+            how: dict[str, Any] = {"retrieve": ports.params.retrieve, "reranker": reranker}
+            how |= {"k": k, "filters": filters, "labels": labels}
             hits = search(ports.store, embedder, index["collection"], questions, **how)
             require_kept(ports.objects, self.manifest)
             return hits
@@ -70,22 +79,29 @@ class Service:
             return found()
 
     def passages(
-        self, questions: Sequence[str], *, filters: Filters | None = None, k: int | None = None
+        self,
+        questions: Sequence[str],
+        *,
+        filters: Filters | None = None,
+        k: int | None = None,
+        labels: Sequence[str] = (),
     ) -> list[dict[str, Any]]:
         """The k passages of each question (`retrieve.k` by default), best first, in the form of `assay ask --retrieve
-        --json`; no generator is loaded, whatever arm serves. BadInput on an empty question, on a filter that is not
-        one, and on a k that is not 1 to 50."""
+        --json`; no generator is loaded, whatever arm serves. `labels`: the reader's access labels; without any it gets
+        what is public. BadInput on an empty question, on a filter or label that is not one, and on a k that is not 1
+        to 50."""
         if k is not None and not 1 <= k <= MOST_PASSAGES:
             raise BadInput(f"k is {k}; it must be 1 to {MOST_PASSAGES}")
         return [
             {"passages": [self._citation(hit) for hit in hits], "release": self._release}
-            for hits in self._search(questions, filters, k)
+            for hits in self._search(questions, filters, k=k, labels=labels)
         ]
 
-    def answer(self, questions: Sequence[str]) -> list[dict[str, Any]]:
-        """One reply per question, in the form of `assay ask --json`. BadInput on an empty question."""
+    def answer(self, questions: Sequence[str], *, labels: Sequence[str] = ()) -> list[dict[str, Any]]:
+        """One reply per question, in the form of `assay ask --json`, from passages that the reader's access `labels`
+        admit. BadInput on an empty question and on a label that is not one."""
         arm, generate = self.manifest["arm"], self.ports.params.generate
-        hits = self._search(questions)
+        hits = self._search(questions, labels=labels)
         longer = longer_of(self.manifest)
         shown, chats = prompts(questions, hits, self._generator, arm=arm, generate=generate, longer=longer)
         options = self.manifest["prompt"].get("labels")
@@ -118,6 +134,7 @@ class Service:
             "end": hit.end,
             "text": hit.text,
             "score": round(float(hit.score), 6),
+            "access": hit.access,
         }
 
 
@@ -128,18 +145,26 @@ def cited(reply: Reply, found: Sequence[Hit]) -> list[Hit]:
     return named or list(found[:1])
 
 
-def ask_release(settings: Settings, corpus: str, question: str, *, generation: int | None = None) -> dict[str, Any]:
+def ask_release(
+    settings: Settings, corpus: str, question: str, *, generation: int | None = None, labels: Sequence[str] = ()
+) -> dict[str, Any]:
     """Ask one question of a release (the newest by default). BadInput, NotFound, IntegrityError."""
-    return _service(settings, corpus, question, generation).answer([question])[0]
+    return _service(settings, corpus, question, generation).answer([question], labels=labels)[0]
 
 
 def find_passages(
-    settings: Settings, corpus: str, question: str, *, generation: int | None = None, documents: Sequence[str] = ()
+    settings: Settings,
+    corpus: str,
+    question: str,
+    *,
+    generation: int | None = None,
+    documents: Sequence[str] = (),
+    labels: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The passages of one question, no answer; of `documents` alone (ids) where any are named. BadInput, NotFound,
     IntegrityError."""
     filters = {"document": documents} if documents else None
-    return _service(settings, corpus, question, generation).passages([question], filters=filters)[0]
+    return _service(settings, corpus, question, generation).passages([question], filters=filters, labels=labels)[0]
 
 
 def _service(settings: Settings, corpus: str, question: str, generation: int | None) -> Service:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,9 @@ from pipelines.actions.landing import FORMATS, LINES, Reader, is_beir
 from pipelines.backends.converter import Converter
 from pipelines.backends.spool import Spool
 from pipelines.core import gold
+from pipelines.core.gold import UNKNOWN
+from pipelines.core.names import PUBLIC
+from pipelines.core.splits import documents_of
 from pipelines.corpus_files import (
     CorpusFiles,
     document_count,
@@ -30,7 +33,7 @@ from pipelines.corpus_files import (
     write_files,
 )
 from pipelines.errors import BadInput
-from pipelines.params import CorpusParams
+from pipelines.params import CorpusParams, Fetch
 from pipelines.ports import Ports
 from pipelines.tasks import require_gold
 from pipelines.workspace import Workspace
@@ -60,22 +63,26 @@ def _build(building: Path, params: CorpusParams, *, corpus: str, ports: Ports) -
     converter = Converter(ports.settings.cache / "converted")
     source = ports.path(params.source.documents)
     with Spool(building / "found.sqlite") as spool:
-        read_landing(source, building / "source", spool, max_mb=params.fetch.max_document_mb, converter=converter)
+        reader = read_landing(source, building / "source", spool, params=params.fetch, converter=converter)
         questions = _questions(params, source, building / "source", ports=ports)
         examples = _examples(params, ports=ports)
         spool.settle()
         questions = [gold.with_passages(row, spool.texts(gold.unquoted(row))) for row in questions]
+        questions, examples = (_with_labels(rows, spool, used=reader.labels) for rows in (questions, examples))
+        labels = spool.labelled()
         write_files(building, CorpusFiles(spool.documents(), questions, examples, spool.quarantine()))
     require_gold(params, questions, examples, ports=ports)
     missing = _check_evidence(questions, building, corpus=corpus)
     notes = _notes(building, passed_over=spool.passed_over, converted=converter.misses, missing=missing)
+    notes += "".join(f"; {count} labelled {label}" for label, count in labels.items())
+    notes += "".join(f"; fetch.access: {pattern!r} matches no document" for pattern in reader.idle)
     return f"{document_count(building)} documents, {len(questions)} questions, {len(examples)} examples{notes}"
 
 
-def read_landing(source: Path, into: Path, spool: Spool, *, max_mb: float, converter: Converter) -> None:
+def read_landing(source: Path, into: Path, spool: Spool, *, params: Fetch, converter: Converter) -> Reader:
     """Read a folder, a BEIR folder or a .jsonl file, landing raw files in `into`. BadInput without any document."""
     into.mkdir(parents=True, exist_ok=True)
-    reader = Reader(into, spool, max_mb=max_mb, converter=converter)
+    reader = Reader(into, spool, max_mb=params.max_document_mb, converter=converter, access=params.access)
     if source.is_file() and source.suffix.lower() == LINES:
         reader.lines(source, source.name, prefix="")
     elif source.is_dir() and is_beir(source):
@@ -87,6 +94,15 @@ def read_landing(source: Path, into: Path, spool: Spool, *, max_mb: float, conve
         raise BadInput(f"documents: {source} {what}")
     if spool.empty:
         raise BadInput(f"documents: {source} holds none; formats are {FORMATS}, at any depth")
+    return reader
+
+
+def _with_labels(rows: Sequence[Mapping[str, Any]], spool: Spool, *, used: bool) -> list[dict[str, Any]]:
+    """Gold rows with the access labels of the documents that they rest on. Where labels are `used` at all, that of a
+    document which did not land is not known, so nothing is trained on it."""
+    documents = {document for row in rows for document in documents_of(row)}
+    labels = dict.fromkeys(documents, UNKNOWN if used else PUBLIC) | spool.labels(documents)
+    return [gold.with_labels(row, labels) for row in rows]
 
 
 def _questions(params: CorpusParams, source: Path, into: Path, *, ports: Ports) -> list[dict[str, Any]]:

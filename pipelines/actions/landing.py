@@ -1,7 +1,9 @@
 """Landed documents into a `Spool`: a folder of files, a BEIR folder, or one JSON-lines file.
 
 Each file is first copied into `source/`, then read from that copy, so what was read is what is kept. A file or line
-that cannot be a document is quarantined with its reason; nothing here raises for a document's sake.
+that cannot be a document is quarantined with its reason; nothing here raises for a document's sake. A document's access
+label is the one that its JSON line states, else what the patterns say of its id, else public; a line that states a
+label which is none is quarantined, since nobody could say who may read it.
 """
 
 from __future__ import annotations
@@ -10,13 +12,14 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from pipelines.backends.converter import CONVERTED, Converter, Unreadable, decoded
 from pipelines.backends.spool import Spool
 from pipelines.core.digests import digest_bytes
+from pipelines.core.names import LABEL_FORM, PUBLIC, matching, valid_label
 from pipelines.core.nouns import Document
 from pipelines.core.titles import file_title, markdown_title
 from pipelines.corpus_files import document_row
@@ -51,14 +54,25 @@ def walk(folder: Path) -> Iterator[tuple[str, Path, bool]]:
 
 
 class Reader:
-    """Reads into one spool. `into` is the folder that receives the landed files; sizes are in MB (10**6)."""
+    """Reads into one spool. `into` is the folder that receives the landed files; sizes are in MB (10**6); `access` are
+    patterns of `fetch.access`. Afterwards `idle` are those that no document matched, and `labels` says whether any
+    pattern or line speaks of labels."""
 
-    def __init__(self, into: Path, spool: Spool, *, max_mb: float, converter: Converter) -> None:
+    def __init__(
+        self, into: Path, spool: Spool, *, max_mb: float, converter: Converter, access: Mapping[str, str]
+    ) -> None:
         self._spool = spool
         self._into = into
         self._max_mb = max_mb
         self._most = int(max_mb * 1_000_000)
         self._converter = converter
+        self._access, self.idle, self.labels = access, list(access), bool(access)
+
+    def _label(self, document: str) -> str:
+        """What the patterns say: of those that match the last."""
+        matched = matching(document, self._access)
+        self.idle = [pattern for pattern in self.idle if pattern not in matched]
+        return self._access[matched[-1]] if matched else PUBLIC
 
     def folder(self, folder: Path) -> None:
         """Every file at any depth; ids are relative paths, `PATH#ID` for a line of JSON lines."""
@@ -140,6 +154,7 @@ class Reader:
             media_type=PLAIN.get(suffix) or CONVERTED[suffix],
             uri=f"source/{name}",
             metadata={"bytes": len(data), "sha256": digest_bytes(data)},
+            access=self._label(name),
         )
         self._spool.add(document_row(document), place=name, size=len(data))
 
@@ -166,6 +181,8 @@ class Reader:
             self._spool.refuse(where, str(exc), size, ids=f"{prefix}*")
             return
         document = f"{prefix}{key}"
+        self.labels = self.labels or row.get("access", PUBLIC) != PUBLIC
+        row = {"access": self._label(document), **row}
         try:
             found = document_row(_document(row, document, key=key, uri=f"source/{name}#{key}"))
         except Unreadable as exc:
@@ -238,10 +255,12 @@ def _encodable(text: str, what: str) -> str:
 
 
 def _document(row: dict[str, Any], document: str, *, key: str, uri: str) -> Document:
-    text, title = row.get("text"), row.get("title")
+    text, title, access = row.get("text"), row.get("title"), row["access"]
     if not isinstance(text, str) or not text.strip():
         raise Unreadable("no text in it")
-    rest = {name: value for name, value in row.items() if name not in ("_id", "id", "title", "text")}
+    if not valid_label(access):
+        raise Unreadable(f"access label is not valid: {str(access)[:80]!r}; a label is {LABEL_FORM}")
+    rest = {name: value for name, value in row.items() if name not in ("_id", "id", "title", "text", "access")}
     return Document(
         id=document,
         title=_encodable(title.strip(), "title") if isinstance(title, str) and title.strip() else key,
@@ -249,4 +268,5 @@ def _document(row: dict[str, Any], document: str, *, key: str, uri: str) -> Docu
         media_type="text/plain",
         uri=uri,
         metadata=rest,
+        access=access,
     )

@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 
 from pipelines import params as params_module
-from pipelines.core import changed_facts, mixing
+from pipelines.core import changed_facts, gold, mixing
 from pipelines.core.bootstrap import mean_interval
 from pipelines.core.changed_facts import Change
 from pipelines.core.prompts import ARMS
@@ -85,15 +85,14 @@ class _Copy:
 
         store = MilvusStore(str(self.home / "milvus" / "lite.db"))
         build = Workspace(self.home / "workspaces" / self.corpus, self.corpus).receipt("index")
-        how: dict[str, Any] = {"retrieve": subject.params.retrieve, "reranker": subject.ports.reranker}
+        how: dict[str, Any] = {"retrieve": subject.params.retrieve, "reranker": subject.ports.reranker, "labels": None}
         return search(store, subject.ports.embedder, build["collection"], questions, **how)
 
 
 def _documents(workspace: Workspace) -> list[dict[str, str]]:
-    batches = document_batches(workspace.versioned, ["id", "title", "text"])
-    return [
-        {name: str(row[name]) for name in ("id", "title", "text")} for batch in batches for row in batch.to_pylist()
-    ]
+    names = ["id", "title", "text", "access"]
+    batches = document_batches(workspace.versioned, names)
+    return [{name: str(row[name]) for name in names} for batch in batches for row in batch.to_pylist()]
 
 
 def _landed(rows: Sequence[Mapping[str, str]], texts: Mapping[str, str]) -> list[dict[str, str]]:
@@ -102,7 +101,8 @@ def _landed(rows: Sequence[Mapping[str, str]], texts: Mapping[str, str]) -> list
 
 def _changes(subject: Subject, rows: Sequence[Mapping[str, str]]) -> tuple[list[Change], dict[str, str]]:
     """NotFound when no answer stands word for word in its document."""
-    asked = [q for q in subject.questions if q["answers"] and q["evidence"]]
+    allowed = subject.params.mix.labels  # an adapter is trained on the changed facts
+    asked = [q for q in subject.questions if q["answers"] and q["evidence"] and not gold.restricted(q, allowed)]
     texts = {row["id"]: row["text"] for row in rows}
     made, changed = changed_facts.change(asked, texts, most=MOST, seed=_SEED)
     if not made:

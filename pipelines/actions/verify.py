@@ -11,6 +11,7 @@ from typing import Any
 from pipelines.backends.releaselog import key_id, public_file, read_public_key
 from pipelines.builds import build_rows, held
 from pipelines.core.digests import combine_sets, digest_row, digest_set
+from pipelines.core.nouns import labelled
 from pipelines.errors import IntegrityError, NotFound
 from pipelines.ports import ObjectStore
 from pipelines.released import adapter_folder, embedder_of, longer_of, require_valid, reranker_of
@@ -25,10 +26,10 @@ def parquet_digest(objects: ObjectStore, index: Json) -> tuple[int, str]:
     import numpy as np
 
     count, total = 0, digest_set(())
-    for batch in build_rows(objects, index, columns=["key", "text_digest", "vector"]):
+    for batch in build_rows(objects, index, columns=["key", "text_digest", "access", "vector"]):
         vectors = np.asarray(batch.column("vector").flatten(), dtype="<f4").reshape(batch.num_rows, -1)
-        keys, texts = batch.column("key").to_pylist(), batch.column("text_digest").to_pylist()
-        rows = zip(keys, texts, vectors, strict=True)
+        texts = map(labelled, batch.column("text_digest").to_pylist(), batch.column("access").to_pylist())
+        rows = zip(batch.column("key").to_pylist(), texts, vectors, strict=True)
         total = combine_sets([total, digest_set(digest_row(k.encode(), t.encode(), v.tobytes()) for k, t, v in rows)])
         count += batch.num_rows
     return count, total

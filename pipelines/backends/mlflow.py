@@ -287,16 +287,18 @@ class MlflowRegistry:
 def write_model(folder: Path, *, code: Path, artifacts: Mapping[str, Path]) -> None:
     """An MLflow pyfunc model from code (nothing is pickled): `code` is run at load, `artifacts` are copied in.
 
-    The signature is one unnamed column of text, which takes a list of questions and a frame alike.
+    The signature is one unnamed column of text, which takes a list of questions and a frame alike, and the param
+    `labels`, the reader's access labels: MLflow hands on no param that the signature does not name.
     """
     import logging
     import warnings
 
     import mlflow
     from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, Schema
+    from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
     outputs = Schema([ColSpec("string", "answer"), ColSpec("string", "citations"), ColSpec("long", "generation")])
+    labels = ParamSchema([ParamSpec("labels", "string", "")])
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     logging.getLogger("mlflow").setLevel(logging.ERROR)
     # Recorded and dropped: hints about type hints and input examples, which the signature replaces. MLflow puts a
@@ -306,6 +308,6 @@ def write_model(folder: Path, *, code: Path, artifacts: Mapping[str, Path]) -> N
             str(folder),
             python_model=str(code),
             artifacts={name: str(path) for name, path in artifacts.items()},
-            signature=ModelSignature(inputs=Schema([ColSpec("string")]), outputs=outputs),
+            signature=ModelSignature(inputs=Schema([ColSpec("string")]), outputs=outputs, params=labels),
             pip_requirements=[f"mlflow=={mlflow.__version__}", "assay"],
         )

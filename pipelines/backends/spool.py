@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipelines.core.names import PUBLIC
 from pipelines.schemas import DOCUMENTS
 
 if TYPE_CHECKING:
@@ -116,6 +117,18 @@ class Spool:
         query = "SELECT text FROM found WHERE id = ? AND place IS NOT NULL AND reason IS NULL"
         found = ((key, self._database.execute(query, [key]).fetchone()) for key in ids)
         return {key: row[0] for key, row in found if row}
+
+    def labels(self, ids: Iterable[str]) -> dict[str, str]:
+        """The access labels of those of the ids that are documents, once settled."""
+        query = "SELECT access FROM found WHERE id = ? AND place IS NOT NULL AND reason IS NULL"
+        found = ((key, self._database.execute(query, [key]).fetchone()) for key in ids)
+        return {key: row[0] for key, row in found if row}
+
+    def labelled(self) -> dict[str, int]:
+        """How many documents bear each access label, public aside, once settled."""
+        query = """SELECT access, count(*) FROM found WHERE place IS NOT NULL AND reason IS NULL AND access <> ?
+            GROUP BY access ORDER BY access"""
+        return dict(self._database.execute(query, [PUBLIC]).fetchall())
 
     def quarantine(self) -> Iterator[dict[str, Any]]:
         """The refusals as records, sorted by document and reason."""

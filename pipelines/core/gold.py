@@ -7,15 +7,18 @@ look whether documents exist or quotes occur.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+from pipelines.core.names import PUBLIC
 from pipelines.core.splits import SPLITS
 
 QUESTION_FORM = '{"id", "question", "answers": [...], "evidence": [{"document", "quote"}]}'
 EXAMPLE_FORM = '{"prompt", "completion"} or {"messages": [{"role", "content"}, ...]} ending with the assistant'
 _UNREADABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ufffd]")
 _CONTEXT = 1000  # most characters of a document that are shown as the passage of a question: a chunk or two
+UNKNOWN = ""
+"""In the place of the access label of a document that has none which could be read: nobody may train on it."""
 ROLES = ("system", "user", "assistant", "tool")
 
 
@@ -177,6 +180,29 @@ def with_passages(question: Mapping[str, Any], texts: Mapping[str, str]) -> dict
         for entry in question["evidence"]
     ]
     return {**question, "evidence": evidence}
+
+
+def with_labels(item: Mapping[str, Any], labels: Mapping[str, str]) -> dict[str, Any]:
+    """The question or example with the access label of its document beside each piece of evidence, where that is not
+    public; `labels`: document -> label. What a line says itself of a public document stays: it can only restrict."""
+
+    def mark(entry: Mapping[str, Any]) -> Mapping[str, Any]:
+        label = labels.get(entry["document"], PUBLIC)
+        return entry if label == PUBLIC else {**entry, "access": label}
+
+    return {**item, "evidence": [mark(entry) for entry in item["evidence"]]} if item.get("evidence") else dict(item)
+
+
+def restricted(item: Mapping[str, Any], allowed: Collection[str] = ()) -> str | None:
+    """Why a question or example must stay out of weights and prompts: the first document it rests on whose access label
+    is neither public nor one of `allowed`; None where there is none."""
+    for entry in item.get("evidence") or ():
+        label = entry.get("access", PUBLIC)
+        if label != PUBLIC and (not label or label not in allowed):
+            return (
+                f"rests on {entry['document']}, {f'labelled {label}' if label else 'whose access label is not known'}"
+            )
+    return None
 
 
 def cited(questions: Iterable[Mapping[str, Any]]) -> dict[str, str]:

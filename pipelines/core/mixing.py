@@ -22,7 +22,10 @@ from pipelines.core.prompts import Passage, chat, normalised, parse_reply
 from pipelines.core.splits import documents_of, fraction
 
 Item = Mapping[str, Any]
-DROPPED = ("repeated", "test_question", "contaminated", "format", "near_duplicate", "sensitive", "too_long")
+DROPPED = (
+    *("restricted", "repeated", "test_question", "contaminated", "format"),
+    *("near_duplicate", "sensitive", "too_long"),
+)
 """Reasons for which an example is left out, in the order in which they are looked for."""
 
 

@@ -7,11 +7,24 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipelines.core.digests import digest_json, digest_text
+from pipelines.core.names import PUBLIC
+
+
+def marks(access: str) -> tuple[str, ...]:
+    """What an access label adds to a digest: nothing where it is public, so that older digests stay as they are."""
+    return () if access == PUBLIC else (access,)
+
+
+def labelled(text_digest: str, access: str) -> str:
+    """A text's digest together with its access label, `DIGEST@LABEL`: what rows are compared by. Without the label
+    where it is public. Embeddings are cached by the digest alone."""
+    return text_digest if access == PUBLIC else f"{text_digest}@{access}"
 
 
 @dataclass(frozen=True)
 class Document:
-    """One source text. `id` is its path below the landed folder (`PATH#ID` for a line of JSON lines)."""
+    """One source text. `id` is its path below the landed folder (`PATH#ID` for a line of JSON lines). `access` is its
+    label: only readers who pass that label find its passages; `public` is for all."""
 
     id: str
     title: str
@@ -19,11 +32,12 @@ class Document:
     media_type: str
     uri: str
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    access: str = PUBLIC
 
     @property
     def digest(self) -> str:
-        """sha256 (hex) of id, title and text: what a revision is compared by."""
-        return digest_json([self.id, self.title, self.text])
+        """sha256 (hex) of id, title, text and, where it is not public, access label: what a revision is compared by."""
+        return digest_json([self.id, self.title, self.text, *marks(self.access)])
 
 
 @dataclass(frozen=True)
@@ -61,7 +75,8 @@ class Chunk:
 
 @dataclass(frozen=True)
 class IndexBuild:
-    """An immutable, sealed Milvus collection. `digest` is over (key, text digest, vector bytes), order-free."""
+    """An immutable, sealed Milvus collection. `digest` is over (key, text digest, vector bytes), order-free;
+    the text digest is `labelled`."""
 
     corpus: str
     revision: str

@@ -25,6 +25,7 @@ from pipelines.corpus_files import folder_digest
 from pipelines.errors import BadConfig, BadInput, IntegrityError
 from pipelines.params import ChunkParams, CorpusParams
 from pipelines.ports import ObjectStore, Ports
+from pipelines.schemas import with_access
 from pipelines.tombstones import claim
 from pipelines.workspace import Workspace
 
@@ -61,7 +62,7 @@ def cut(document: Document, splitter: TokenSplitter, *, room: int) -> list[Chunk
     return [Chunk(document.id, n, s.start, s.end, s.text, s.tokens) for n, s in enumerate(spans)]
 
 
-def _row(chunk: Chunk, title: str) -> dict[str, Any]:
+def _row(chunk: Chunk, title: str, *, access: str) -> dict[str, Any]:
     return {
         "key": chunk.id,
         "document": chunk.document,
@@ -72,6 +73,7 @@ def _row(chunk: Chunk, title: str) -> dict[str, Any]:
         "tokens": chunk.tokens,
         "text": chunk.text,
         "text_digest": chunk.text_digest,
+        "access": access,
     }
 
 
@@ -81,7 +83,8 @@ def _check_sizes(params: ChunkParams, *, name: str, room: int) -> None:
 
 
 def read_documents(file: Path, *, only: Any = None) -> Iterator[Document]:
-    """Documents one by one, sorted by id; `only` those of an Arrow array of ids, sorted too.
+    """Documents one by one, sorted by id; `only` those of an Arrow array of ids, sorted too. Public where the file is
+    of before there were access labels.
 
     IntegrityError when a document is not what its digest says.
     """
@@ -90,7 +93,7 @@ def read_documents(file: Path, *, only: Any = None) -> Iterator[Document]:
 
     wanted = iter(only) if only is not None else None
     following = next(wanted, None) if wanted else None
-    columns = ["id", "title", "text", "media_type", "uri", "digest"]
+    columns = ["id", "title", "text", "media_type", "uri", "digest", "access"]
     for batch in pq.ParquetFile(file, memory_map=True).iter_batches(batch_size=64, columns=columns):
         if wanted is not None:
             positions = []
@@ -99,7 +102,7 @@ def read_documents(file: Path, *, only: Any = None) -> Iterator[Document]:
                     positions.append(position)
                     following = next(wanted, None)
             batch = batch.take(pa.array(positions, pa.int64()))
-        for row in batch.to_pylist():
+        for row in with_access(batch).to_pylist():
             recorded = row.pop("digest")
             document = Document(**row)
             if document.digest != recorded:
@@ -136,8 +139,8 @@ def _earlier(workspace: Workspace, objects: ObjectStore, cut_by: dict[str, Any])
 def compare(joining: Any, scratch: Path, *, objects: ObjectStore, earlier: dict[str, Any]) -> Changes:
     """The documents (view `now` of `joining`) against those that `earlier` (a chunk set's facts) was cut from.
 
-    A document is the same when id, digest (over id, title and text) and media type are. When more than half of them
-    are not, everything is cut.
+    A document is the same when id, digest (over id, title, text and access label) and media type are. When more than
+    half of them are not, everything is cut.
     """
     from pyarrow import dataset
 
@@ -178,7 +181,7 @@ def _cut_into(scratch: Path, file: Path, earlier: dict[str, Any] | None, objects
         joining.register("now", dataset.dataset(file))
         changes = compare(joining, scratch, objects=objects, earlier=earlier) if earlier else Changes()
         for document in read_documents(file, only=changes.cut):
-            fresh.add(_row(chunk, document.title) for chunk in cutter(document))
+            fresh.add(_row(chunk, document.title, access=document.access) for chunk in cutter(document))
         fresh.close()
         rows = fresh.rows + changes.rows
         made = write_parts(folder, fresh, changes.kept, rows=rows)

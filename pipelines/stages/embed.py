@@ -24,7 +24,7 @@ from pipelines.core.costs import Spent
 from pipelines.core.digests import combine_sets, digest_json, digest_row, digest_set
 from pipelines.core.index_choice import choose_index
 from pipelines.core.names import collection_name
-from pipelines.core.nouns import Report
+from pipelines.core.nouns import Report, labelled
 from pipelines.embeddings import Plan, Rows, Texts, cache_folder
 from pipelines.errors import IntegrityError
 from pipelines.params import CorpusParams
@@ -127,8 +127,8 @@ def write_rows(task: Rows, *, objects: ObjectStore, folder: str) -> dict[str, An
     keys, texts = rows["key"].to_pylist(), rows["text_digest"].to_pylist()
     check_vectors(vectors, texts)
     marks = (
-        digest_row(key.encode(), text.encode(), vector.tobytes())
-        for key, text, vector in zip(keys, texts, vectors, strict=True)
+        digest_row(key.encode(), labelled(text, access).encode(), vector.tobytes())
+        for key, text, access, vector in zip(keys, texts, rows["access"].to_pylist(), vectors, strict=True)
     )
     part, tokens = part_name(task.number), int(read.sum())
     objects.put(f"{folder}/{part}", parquet(rows.append_column("vector", _lists(vectors)).cast(VECTORS)))

@@ -2,9 +2,9 @@
 
 Documents are read only where `mix.synthetic` asks for it: else a revision that changes documents alone leaves the
 training set as it is, so nothing is trained. The set is split by document. Left out, counted and named in
-training/remarks.jsonl are: repeats and near-duplicates, test questions and what else holds texts of the test, replies
-that do not obey the schema, personal data and secrets (unless the stage refuses them, its default), and what is too
-long to train on. With `mix.teacher` the replies of a long prompt take the place of completions (`pipelines.teacher`).
+training/remarks.jsonl are: what rests on documents whose access label `mix.labels` does not allow, repeats and
+near-duplicates, test questions and what else holds texts of the test, replies that do not obey the schema, personal
+data and secrets (unless the stage refuses them, its default), and what is too long to train on. With `mix.teacher` the replies of a long prompt take the place of completions (`pipelines.teacher`).
 Great Expectations then looks at the chats as they were written. Fewer than `mix.min_examples` are no training set: that
 is said, and nothing is trained.
 """
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.backends import gx, near_duplicates, sensitive
-from pipelines.core import contamination, distil, mixing, splits
+from pipelines.core import contamination, distil, gold, mixing, splits
 from pipelines.core.digests import digest_json
 from pipelines.core.mixing import Account
 from pipelines.core.nouns import Report
@@ -136,6 +136,7 @@ def _kept(
         return [None if well else "the reply does not obey generate.reply_schema" for well in obeys]
 
     kept = mixing.in_order(e for e in examples if splits.split_of(e, **how) != splits.TEST)
+    kept = account.sieve(kept, (gold.restricted(e, mix.labels) for e in kept), reason="restricted")
     kept = account.sieve(kept, mixing.repeats(kept), reason="repeated")
     kept = account.sieve(kept, mixing.asked_in_test(kept, tested), reason="test_question")
     kept = account.sieve(kept, overlapping(secret=True), reason="contaminated")
@@ -235,13 +236,21 @@ def _expected(
     return page
 
 
+def _withheld(facts: Mapping[str, Any]) -> str:
+    """What access labels kept out, as the end of a line; empty where they kept nothing out."""
+    n, documents = facts["dropped"]["restricted"], facts.get("synthetic", {}).get("restricted", 0)
+    out = f"; {n} examples rest on restricted documents" if n else ""
+    return out + (f"; {documents} restricted documents were not asked about" if documents else "")
+
+
 def _summary(facts: Mapping[str, Any]) -> str:
-    lost = ", ".join(f"{n} {why.replace('_', ' ')}" for why, n in facts["dropped"].items() if n)
+    lost = ", ".join(f"{n} {why.replace('_', ' ')}" for why, n in facts["dropped"].items() if n and why != "restricted")
     found = ", ".join(f"{n} of {kind}" for kind, n in facts["screened"]["found"].items())
     out = f"{facts['train']} training and {facts['validation']} validation chats from {facts['source']}"
     out += f", {facts['shown']} of them with passages" if facts["shown"] else ""
     out += f"; {distil.summary(facts['teacher'])}" if "teacher" in facts else ""
-    return out + (f"; dropped {lost}" if lost else "") + (f"; found {found}" if found else "; nothing sensitive found")
+    out += _withheld(facts) + (f"; dropped {lost}" if lost else "")
+    return out + (f"; found {found}" if found else "; nothing sensitive found")
 
 
 def _gathered(
@@ -299,7 +308,7 @@ def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> Report:
         facts["skipped"] = f"{len(training)} training examples, at least {least} are needed (mix.min_examples)"
         _write(workspace, {splits.TRAIN: [], splits.VALIDATION: []}, account, teacher=None)
         said = f"; {distil.summary(facts['teacher'])}" if "teacher" in facts else ""
-        return Report("mix", facts, f"skipped: {facts['skipped']}{said}")
+        return Report("mix", facts, f"skipped: {facts['skipped']}{said}{_withheld(facts)}")
     rows = {splits.TRAIN: training, splits.VALIDATION: validation}
     site = ports.settings.reports / workspace.corpus / "training_docs"
     page = _expected(params, rows, examples, questions, site=site)

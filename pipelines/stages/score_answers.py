@@ -16,6 +16,7 @@ from pipelines.builds import require_embedder
 from pipelines.core import costs, splits
 from pipelines.core.digests import digest_json, digest_text
 from pipelines.core.long_prompt import LongPrompt
+from pipelines.core.names import PUBLIC
 from pipelines.core.nouns import Report
 from pipelines.core.prompts import ARMS, PROMPTED, RETRIEVING, TUNED
 from pipelines.errors import BadInput, IntegrityError, NotFound
@@ -99,6 +100,7 @@ def _passage(hit: Hit) -> dict[str, Any]:
         "start": hit.start,
         "end": hit.end,
         "score": round(float(hit.score), 6),
+        **({} if hit.access == PUBLIC else {"access": hit.access}),
     }
 
 
@@ -125,7 +127,7 @@ def _arms(
     train, build = workspace.receipt("train"), workspace.receipt("index")
     require_embedder(build, ports.embedder)
     texts = [q["question"] for q in questions]
-    how: dict[str, Any] = {"retrieve": params.retrieve, "reranker": ports.reranker}
+    how: dict[str, Any] = {"retrieve": params.retrieve, "reranker": ports.reranker, "labels": None}
     hits = search(ports.store, ports.embedder, build["collection"], texts, **how)
     score = scorer(params.generate, ports)
     tuned = None
@@ -159,7 +161,7 @@ def _champion(workspace: Workspace, ports: Ports, questions: Sequence[Json]) -> 
             raise IntegrityError(f"generator {generator.name} is no longer the champion's {was}")
         generate = Generate.model_validate(champion["params"]["generate"])
         retrieve = Retrieve.model_validate(champion["params"]["retrieve"])
-        how: dict[str, Any] = {"retrieve": retrieve, "reranker": reranker_of(champion, theirs)}
+        how: dict[str, Any] = {"retrieve": retrieve, "reranker": reranker_of(champion, theirs), "labels": None}
         texts = [q["question"] for q in questions]
         hits = search(ports.store, embedder, champion["index"]["collection"], texts, **how)
         longer, options = longer_of(champion), champion["prompt"].get("labels")

@@ -92,7 +92,8 @@ def score_build(
     by_document = any(found.level == "document" for found in gold.values())
     k = max(retrieve.k, CHUNKS_FOR_DOCUMENTS if by_document else CUTOFF)
     texts = [row["question"] for row in questions]
-    hits = search(ports.store, embedder, build["collection"], texts, retrieve=retrieve, reranker=reranker, k=k)
+    how: dict[str, Any] = {"retrieve": retrieve, "reranker": reranker, "labels": None}
+    hits = search(ports.store, embedder, build["collection"], texts, k=k, **how)
     runs = {row["id"]: ranked(found, gold[row["id"]].level) for row, found in zip(questions, hits, strict=True)}
     return gold, runs, measure(gold, runs)
 
@@ -103,7 +104,8 @@ def latency(ports: Ports, collection: str, questions: Sequence[Json], retrieve: 
     for row in questions[:TIMED]:
         started = time.perf_counter()
         asked = [row["question"]]
-        search(ports.store, ports.embedder, collection, asked, retrieve=retrieve, reranker=ports.reranker)
+        how: dict[str, Any] = {"retrieve": retrieve, "reranker": ports.reranker, "labels": None}
+        search(ports.store, ports.embedder, collection, asked, **how)
         taken.append((time.perf_counter() - started) * 1000)
     p50, p99 = np.percentile(taken, [50, 99])
     return {"p50_ms": float(p50), "p99_ms": float(p99)}

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from pipelines.backends.milvus.rows import checked_vectors
+from pipelines.backends.milvus.rows import checked_labels, checked_vectors
 from pipelines.errors import BackendError, BadConfig
 from pipelines.ports import ObjectStore
 
@@ -20,7 +20,7 @@ ROWS = 50_000
 """Rows of one file, which is one task of the server's: about 100 MB at 384 dimensions."""
 
 _PATIENCE = 3_600.0
-_FIELDS = ("key", "document", "title", "text", "text_digest", "start", "end", "vector")
+_FIELDS = ("key", "document", "title", "text", "text_digest", "access", "start", "end", "vector")
 
 
 def require_import(version: str, uri: str) -> None:
@@ -34,7 +34,7 @@ def imported(client: Any, store: ObjectStore, collection: str, rows: Iterable[An
     """Import Arrow record batches (columns of schemas.VECTORS) into a new collection; returns how many rows.
 
     `store` is the server's own storage, at the place that ASSAY_MILVUS_BULK names. BadConfig when the server does not
-    find there what was put, BackendError when it fails otherwise; IntegrityError on a vector that is none.
+    find there what was put, BackendError when it fails otherwise; IntegrityError on a vector or label that is none.
     """
     handler = client._get_connection()  # MilvusClient has no method for it, the REST call needs another port
     total, tasks = 0, {}
@@ -62,7 +62,7 @@ def _tables(rows: Iterable[Any], dim: int) -> Iterator[Any]:
     held: list[Any] = []
     for batch in rows:
         checked_vectors(batch, dim)
-        held.append(batch.select(list(_FIELDS)).cast(schema))
+        held.append(checked_labels(batch).select(list(_FIELDS)).cast(schema))
         if sum(part.num_rows for part in held) >= ROWS:
             yield pa.Table.from_batches(held)
             held = []

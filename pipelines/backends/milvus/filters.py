@@ -9,6 +9,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Mapping, Sequence
 
+from pipelines.core.names import LABEL_FORM, PUBLIC, valid_label
 from pipelines.errors import BadInput
 
 FIELDS = ("document", "title")
@@ -20,12 +21,32 @@ MOST = 1_000
 _LONGEST = 4_096
 
 
-def expression(filters: Mapping[str, str | Sequence[str]] | None) -> str:
-    """`document in ["a", "b"] and title in ["c"]`; empty without filters. BadInput names what cannot be filtered by.
+def readable(labels: Sequence[str] | None) -> tuple[str, ...] | None:
+    """The access labels that a reader of `labels` may see, sorted, public always among them; None: whatever there is.
 
-    Values are whole and exact: no patterns, no prefixes.
+    BadInput names a label that is none, and a text in the place of a list.
     """
-    return " and ".join(_among(name, values) for name, values in sorted((filters or {}).items()))
+    if labels is None:
+        return None
+    if isinstance(labels, str) or len(labels) > MOST:
+        raise BadInput(f"access labels are a list of at most {MOST:,}, not {str(labels)[:80]!r}")
+    for label in labels:
+        if not valid_label(label):
+            raise BadInput(f"access label {str(label)[:80]!r} is not valid; a label is {LABEL_FORM}")
+    return tuple(sorted({PUBLIC, *labels}))
+
+
+def expression(filters: Mapping[str, str | Sequence[str]] | None, *, labels: Sequence[str] | None) -> str:
+    """`document in ["a", "b"] and title in ["c"] and access in ["hr", "public"]`. BadInput names what cannot be
+    filtered by, and a label that is none.
+
+    Values are whole and exact: no patterns, no prefixes. `labels` are a reader's; None adds no condition on `access`.
+    """
+    seen = readable(labels)
+    parts = [_among(name, values) for name, values in sorted((filters or {}).items())]
+    if seen is not None:
+        parts.append(f"access in [{', '.join(_literal('access', label) for label in seen)}]")
+    return " and ".join(parts)
 
 
 def _among(name: str, values: str | Sequence[str]) -> str:

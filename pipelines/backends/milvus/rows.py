@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
 
+from pipelines.core.names import LABEL_FORM, PUBLIC, valid_label
 from pipelines.errors import BadInput, IntegrityError
 from pipelines.ports import Hit
 
@@ -14,8 +16,11 @@ COLLECTION = re.compile(r"b_[a-z][a-z0-9_]{0,49}_[0-9a-f]{16}")
 SHOWN = ["document", "title", "start", "end", "text"]
 """Fields that a search returns beside the key."""
 
-_TEXTS = {"document": 65_535, "title": 65_535, "text": 65_535, "text_digest": 64}
-_STORED = ("key", "document", "title", "start", "end", "text_digest", "text", "vector")
+ACCESS = "access"
+"""The field of the access label. Collections that were loaded before there were labels do not have it."""
+
+_TEXTS = {"document": 65_535, "title": 65_535, "text": 65_535, "text_digest": 64, ACCESS: 64}
+_STORED = ("key", "document", "title", "start", "end", "text_digest", "text", ACCESS)
 _HNSW = {"M": 16, "efConstruction": 200}
 """Edges of a node and breadth of the construction: hnswlib's defaults for recall above 0.99 at 384 dimensions."""
 
@@ -70,15 +75,40 @@ def checked_vectors(batch: Any, dim: int) -> np.ndarray:
     return np.asarray(vectors.reshape(batch.num_rows, dim))
 
 
-def entities(batch: Any, dim: int) -> list[dict[str, Any]]:
-    """An Arrow batch as `upsert` takes it; IntegrityError on a vector that it should not take."""
-    matrix = checked_vectors(batch, dim)
-    columns = [batch.column(name).to_pylist() for name in _STORED[:-1]]
-    return [dict(zip(_STORED, (*row, matrix[n]), strict=True)) for n, row in enumerate(zip(*columns, strict=True))]
+def checked_labels(batch: Any) -> Any:
+    """The batch with its access labels, all public where it was written before there were any; IntegrityError on a row
+    whose label is none: nobody could say who may read it."""
+    from pipelines.schemas import with_access  # brings Arrow, which readers do without
+
+    batch = with_access(batch)
+    for label in batch.column(ACCESS).unique().to_pylist():
+        if not valid_label(label):
+            raise IntegrityError(
+                f"a batch has a row with access label {label!r}, it was not loaded; a label is {LABEL_FORM}"
+            )
+    return batch
 
 
-def hit(raw: Any, mode: str) -> Hit:
-    """milvus-lite hands BM25 scores out negated, a Milvus server does not; by definition they are not below zero."""
+def entities(batch: Any, dim: int, *, fields: Collection[str]) -> list[dict[str, Any]]:
+    """An Arrow batch as `upsert` takes it into a collection of these fields; IntegrityError on a vector or label that
+    it should not take, and on a row that is not public where the collection has no place for its label."""
+    matrix, batch = checked_vectors(batch, dim), checked_labels(batch)
+    stored = [name for name in _STORED if name != ACCESS or ACCESS in fields]
+    if ACCESS not in fields and batch.column(ACCESS).unique().to_pylist() not in ([], [PUBLIC]):
+        raise IntegrityError(
+            "a batch has rows that are not public, but the collection was made before there were access labels: "
+            "it was not loaded; drop the collection and run stage index again"
+        )
+    columns = [batch.column(name).to_pylist() for name in stored]
+    return [
+        {**dict(zip(stored, row, strict=True)), "vector": matrix[n]} for n, row in enumerate(zip(*columns, strict=True))
+    ]
+
+
+def hit(raw: Any, mode: str, *, labels: bool) -> Hit:
+    """A passage found; public where the collection has no field for labels.
+
+    milvus-lite hands BM25 scores out negated, a Milvus server does not; by definition they are not below zero."""
     found = raw["entity"]
     score = abs(float(raw["distance"])) if mode == "bm25" else float(raw["distance"])
     return Hit(
@@ -89,4 +119,5 @@ def hit(raw: Any, mode: str) -> Hit:
         end=int(found["end"]),
         text=found["text"],
         score=score,
+        access=found[ACCESS] if labels else PUBLIC,
     )

@@ -19,9 +19,10 @@ import numpy as np
 
 from pipelines.backends.milvus import bulk
 from pipelines.backends.milvus import filters as filtering
-from pipelines.backends.milvus.rows import COLLECTION, SHOWN, entities, hit, indexes, schema, valid_collection
+from pipelines.backends.milvus.rows import ACCESS, COLLECTION, SHOWN, entities, hit, indexes, schema, valid_collection
 from pipelines.core.names import valid_corpus_name
-from pipelines.errors import BackendError, BadConfig, BadInput, NotFound
+from pipelines.core.nouns import labelled
+from pipelines.errors import BackendError, BadConfig, BadInput, IntegrityError, NotFound
 from pipelines.ports import Hit, ObjectStore
 
 RRF_K = 60
@@ -61,7 +62,7 @@ class MilvusStore:
         if imports is not None and "://" not in uri:
             raise BadConfig(f"ASSAY_MILVUS_BULK is for a Milvus server; ASSAY_MILVUS_URI is {uri}: unset one of them")
         self._uri, self._imports = uri, imports
-        self._searchable: dict[str, bool] = {}  # loaded collections: has it BM25?
+        self._searchable: dict[str, frozenset[str]] = {}  # loaded collections and their fields
         # Read when gRPC is first imported; its C core else writes lines to stderr on every fork and reconnect.
         os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")
@@ -127,18 +128,18 @@ class MilvusStore:
             raise BadInput(f"{collection} is an alias; name the collection itself")
         return True
 
-    def _ready(self, collection: str) -> bool:
-        """Load the collection into memory, once (collections reopen as not loaded); True when it has BM25.
+    def _fields(self, collection: str) -> frozenset[str]:
+        """What a collection holds: `sparse` where it has BM25, `access` unless it is of before there were labels."""
+        return frozenset(field["name"] for field in self._client.describe_collection(collection)["fields"])
 
-        NotFound when there is none.
-        """
+    def _ready(self, collection: str) -> frozenset[str]:
+        """Load the collection into memory, once (collections reopen as not loaded); its fields. NotFound without it."""
         if valid_collection(collection) not in self._searchable:
             with self._said_plainly(f"loading {collection}"):
                 if not self._exists(collection):
                     raise NotFound(f"Milvus at {self._uri} has no collection {collection}")
                 self._client.load_collection(collection)
-                fields = self._client.describe_collection(collection)["fields"]
-            self._searchable[collection] = any(field["name"] == "sparse" for field in fields)
+                self._searchable[collection] = self._fields(collection)
         return self._searchable[collection]
 
     @cached_property
@@ -158,7 +159,7 @@ class MilvusStore:
 
         Returns the rows held; with `finish=False` the rows written, and a later call flushes and counts. On a `shared`
         store several processes may do that at once, into a collection that one of them created before. IntegrityError
-        on a vector that is not finite or not of `dim` numbers.
+        on a vector that is not finite or not of `dim` numbers, and on an access label that is none or has no place.
         """
         valid_collection(collection)
         written = 0
@@ -177,9 +178,10 @@ class MilvusStore:
                 written = bulk.imported(self._client, self._imports, collection, rows, dim=dim)
                 bulk.wait_for_rows(self._client, collection, written)
                 rows = ()
+            fields = self._fields(collection)
             for batch in rows:
                 if batch.num_rows:
-                    self._client.upsert(collection, entities(batch, dim))
+                    self._client.upsert(collection, entities(batch, dim, fields=fields))
                     written += batch.num_rows
             if not finish:
                 return written
@@ -191,14 +193,16 @@ class MilvusStore:
         return int(counted[0]["count(*)"])
 
     def rows(self, collection: str) -> Iterator[tuple[str, str, bytes]]:
-        """(key, text digest, vector bytes as little-endian float32) of every row; NotFound without a collection."""
-        self._ready(collection)
+        """(key, text digest, vector bytes as little-endian float32) of every row, the digest `labelled`; NotFound
+        without a collection."""
+        labels = {ACCESS} & self._ready(collection)
         with self._said_plainly(f"reading {collection}"):
-            fields = ["key", "text_digest", "vector"]
+            fields = ["key", "text_digest", "vector", *labels]
             pages = self._client.query_iterator(collection, batch_size=PAGE, output_fields=fields)
             while page := pages.next():
                 for row in page:
-                    yield row["key"], row["text_digest"], np.asarray(row["vector"], dtype="<f4").tobytes()
+                    text = labelled(row["text_digest"], row[ACCESS]) if labels else row["text_digest"]
+                    yield row["key"], text, np.asarray(row["vector"], dtype="<f4").tobytes()
             pages.close()
 
     def search(
@@ -210,19 +214,27 @@ class MilvusStore:
         k: int,
         mode: str,
         filters: Mapping[str, str | Sequence[str]] | None = None,
+        labels: Sequence[str] | None = (),
     ) -> list[list[Hit]]:
         """The k best of each question, best first. `mode` is dense (cosine), bm25, or hybrid (both, fused by
         reciprocal rank). `filters`: whole values of `document` or `title`; of several values one must match, of
-        several fields all.
+        several fields all. `labels`: a reader's access labels; what is found is public or bears one of them. None, for
+        stages that judge the whole index, restricts nothing.
+
+        A collection without the field `access` is searched without the condition on it, for one reason: it was loaded
+        before there were labels, so all that it holds is public (`load` puts nothing else into it).
 
         NotFound without a collection; a question without words finds nothing by BM25. BadConfig for a mode that the
-        collection does not have, BadInput for a filter that is none.
+        collection does not have, BadInput for a filter or label that is none. IntegrityError, and no passage, when
+        Milvus finds one that the labels do not admit.
         """
         searches = {"dense": self._dense, "bm25": self._bm25, "hybrid": self._hybrid}
         if mode not in searches:
             raise BadConfig(f"retrieve.mode is {mode!r}; one of {', '.join(searches)}")
-        where = filtering.expression(filters)
-        if not self._ready(collection) and mode != "dense":
+        seen = filtering.readable(labels)
+        fields = self._ready(collection)
+        where = filtering.expression(filters, labels=seen if ACCESS in fields else None)
+        if "sparse" not in fields and mode != "dense":
             raise BadConfig(
                 f"retrieve.mode is {mode}, but {collection} has no BM25: Milvus at {self._uri} was older than 2.5 when "
                 "it was loaded; set retrieve.mode to dense, or use a newer server"
@@ -230,28 +242,31 @@ class MilvusStore:
         if not len(questions):
             return []
         lists = np.asarray(vectors, dtype=np.float32).tolist()
+        # Strong consistency was had when the build was read back before it was sealed, and it never changes again: its
+        # readers need not wait for the server's clock (0.2 s a search on 2.3).
+        shown = [*SHOWN, *({ACCESS} & fields)]
+        common = {"limit": k, "output_fields": shown, "filter": where, "consistency_level": "Bounded"}
         with self._said_plainly(f"searching {collection}"):
-            found = searches[mode](collection, questions, lists, k=k, where=where)
-        return [[hit(raw, mode) for raw in hits] for hits in found]
+            raw = searches[mode](collection, questions, lists, **common)
+        found = [[hit(one, mode, labels=ACCESS in fields) for one in hits] for hits in raw]
+        if seen is not None and not {one.access for hits in found for one in hits} <= {*seen}:
+            raise IntegrityError(f"Milvus at {self._uri} found passages of {collection} outside of the reader's labels")
+        return found
 
-    def _dense(self, collection: str, questions: Sequence[str], vectors: list[Any], *, k: int, where: str) -> Any:
-        return self._client.search(
-            collection, data=vectors, anns_field="vector", search_params=_cosine(k), **_common(k, where)
-        )
+    def _dense(self, collection: str, questions: Sequence[str], vectors: list[Any], **common: Any) -> Any:
+        cosine = _cosine(common["limit"])
+        return self._client.search(collection, data=vectors, anns_field="vector", search_params=cosine, **common)
 
-    def _bm25(self, collection: str, questions: Sequence[str], vectors: list[Any], *, k: int, where: str) -> Any:
+    def _bm25(self, collection: str, questions: Sequence[str], vectors: list[Any], **common: Any) -> Any:
         bm25 = {"metric_type": "BM25"}
-        return self._client.search(
-            collection, data=list(questions), anns_field="sparse", search_params=bm25, **_common(k, where)
-        )
+        return self._client.search(collection, data=list(questions), anns_field="sparse", search_params=bm25, **common)
 
-    def _hybrid(self, collection: str, questions: Sequence[str], vectors: list[Any], *, k: int, where: str) -> Any:
+    def _hybrid(self, collection: str, questions: Sequence[str], vectors: list[Any], **common: Any) -> Any:
         from pymilvus import AnnSearchRequest, RRFRanker
 
-        depth = max(DEPTH, k)
-        dense = AnnSearchRequest(vectors, "vector", _cosine(depth), limit=depth, expr=where or None)
-        sparse = AnnSearchRequest(list(questions), "sparse", {"metric_type": "BM25"}, limit=depth, expr=where or None)
-        common = {name: value for name, value in _common(k, where).items() if name != "filter"}
+        depth, where = max(DEPTH, common["limit"]), common.pop("filter") or None
+        dense = AnnSearchRequest(vectors, "vector", _cosine(depth), limit=depth, expr=where)
+        sparse = AnnSearchRequest(list(questions), "sparse", {"metric_type": "BM25"}, limit=depth, expr=where)
         return self._client.hybrid_search(collection, [dense, sparse], RRFRanker(RRF_K), **common)
 
     def point(self, alias: str, collection: str) -> None:
@@ -283,9 +298,3 @@ class MilvusStore:
 def _cosine(k: int) -> dict[str, Any]:
     """HNSW looks at `ef` candidates; FLAT, which looks at all, passes it over."""
     return {"metric_type": "COSINE", "params": {"ef": max(64, 2 * k)}}
-
-
-def _common(k: int, where: str) -> dict[str, Any]:
-    """Arguments of every search. A build is read back in strong consistency before it is sealed and never changes
-    again: its readers need not wait for the server's clock (0.2 s a search on 2.3)."""
-    return {"limit": k, "output_fields": SHOWN, "filter": where, "consistency_level": "Bounded"}
