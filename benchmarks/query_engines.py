@@ -51,7 +51,7 @@ class Corpus:
                 {
                     **{"key": f"{n:032d}", "document": f"{n // 10}.md", "title": "T", "ordinal": n % 10, "start": 0},
                     **{"end": 9, "tokens": 9, "text": self.texts[n], "text_digest": f"{n:064d}"},
-                    "vector": self.vectors[n],
+                    **{"vector": self.vectors[n], "access": "public"},
                 }
                 for n in range(start, min(start + size, len(self.texts)))
             ]

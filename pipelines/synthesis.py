@@ -64,8 +64,8 @@ def _example(source: synthetic.Source, question: str, answer: str, *, params: Co
 def synthesise(
     params: CorpusParams, folder: Path, *, generator: Generator, objects: ObjectStore
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """(examples, facts: asked, kept, dropped by reason, and restricted documents, which were not asked about); none when
-    `mix.synthetic` is off. `folder` holds documents.parquet. One pair is asked for per passage."""
+    """(examples, facts: asked, kept, dropped by reason, and restricted documents, which were not asked about); none
+    when `mix.synthetic` is off. `folder` holds documents.parquet. One pair is asked for per passage."""
     ids, restricted = _learnable(folder, params)
     asked = list(_sources(folder, ids, params, generator))
     made, _ = replies(

@@ -21,7 +21,8 @@ from pipelines.answering import served_prompt
 from pipelines.builds import load_build
 from pipelines.core.digests import digest_json, digest_row, digest_set
 from pipelines.core.long_prompt import LongPrompt
-from pipelines.core.nouns import Chunk, Document
+from pipelines.core.names import PUBLIC
+from pipelines.core.nouns import Chunk, Document, labelled
 from pipelines.corpus_files import CorpusFiles, content_digest, document_row, write_files
 from pipelines.settings import Settings, checkout
 from pipelines.wiring import Wiring
@@ -70,18 +71,22 @@ def build(
     wiring: Wiring,
     texts: Mapping[str, str],
     *,
+    access: Mapping[str, str] | None = None,
     questions: Sequence[Mapping[str, Any]] = (),
     examples: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """Version the texts, with gold questions and examples; embed each text as one chunk, write Parquet and marker, load
-    Milvus; the embed stage's facts."""
+    Milvus; the embed stage's facts. `access`: labels of those texts that are not public."""
 
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     from pipelines.schemas import VECTORS
 
-    documents = [Document(key, key.title(), text, "text/plain", key) for key, text in sorted(texts.items())]
+    access = {**dict.fromkeys(texts, PUBLIC), **(access or {})}
+    documents = [
+        Document(key, key.title(), text, "text/plain", key, access=access[key]) for key, text in sorted(texts.items())
+    ]
     rows = [document_row(document) for document in documents]
     write_files(wiring.workspace.versioned, CorpusFiles(rows, questions, examples, []))
     block = yaml.safe_dump(wiring.params.model_dump(mode="json"))
@@ -94,6 +99,7 @@ def build(
             {
                 "key": c.id, "document": c.document, "title": c.document.title(), "ordinal": 0, "start": c.start,
                 "end": c.end, "tokens": c.tokens, "text": c.text, "text_digest": c.text_digest, "vector": v.tolist(),
+                "access": access[c.document],
             }
             for c, v in zip(chunks, vectors, strict=True)
         ],
@@ -104,7 +110,8 @@ def build(
     corpus_digest = content_digest({row["id"]: row["digest"] for row in rows})
     collection = f"b_{CORPUS}_{digest_json([corpus_digest, wiring.embedder.digest])[:16]}"
     marks = (
-        digest_row(c.id.encode(), c.text_digest.encode(), v.tobytes()) for c, v in zip(chunks, vectors, strict=True)
+        digest_row(c.id.encode(), labelled(c.text_digest, access[c.document]).encode(), v.tobytes())
+        for c, v in zip(chunks, vectors, strict=True)
     )
     facts = {
         "collection": collection, "key": f"builds/{collection}", "parts": ["part-00000.parquet"], "rows": len(chunks),
@@ -189,12 +196,18 @@ def judged(wiring: Wiring) -> dict[str, Any]:
     return facts
 
 
-def candidate(settings: Settings, texts: Mapping[str, str] = TEXTS, **scores: Any) -> dict[str, Any]:
-    """A judged candidate made of `texts`, ready to be promoted; the judge's facts."""
+def candidate(
+    settings: Settings,
+    texts: Mapping[str, str] = TEXTS,
+    *,
+    access: Mapping[str, str] | None = None,
+    **scores: Any,
+) -> dict[str, Any]:
+    """A judged candidate made of `texts`, ready to be promoted; the judge's facts. `access` as in `build`."""
     from pipelines.runner import sync_champion
 
     wiring = Wiring.of(settings, CORPUS)
-    facts = build(wiring, texts)
+    facts = build(wiring, texts, access=access)
     wiring.workspace.write_receipt("index", facts, {}, "")
     sync_champion(wiring)
     scored(wiring, facts, **scores)

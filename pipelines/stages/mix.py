@@ -4,9 +4,9 @@ Documents are read only where `mix.synthetic` asks for it: else a revision that 
 training set as it is, so nothing is trained. The set is split by document. Left out, counted and named in
 training/remarks.jsonl are: what rests on documents whose access label `mix.labels` does not allow, repeats and
 near-duplicates, test questions and what else holds texts of the test, replies that do not obey the schema, personal
-data and secrets (unless the stage refuses them, its default), and what is too long to train on. With `mix.teacher` the replies of a long prompt take the place of completions (`pipelines.teacher`).
-Great Expectations then looks at the chats as they were written. Fewer than `mix.min_examples` are no training set: that
-is said, and nothing is trained.
+data and secrets (unless the stage refuses them, its default), and what is too long to train on. With `mix.teacher` the
+replies of a long prompt take the place of completions (`pipelines.teacher`). Great Expectations then looks at the chats
+as they were written. Fewer than `mix.min_examples` are no training set: that is said, and nothing is trained.
 """
 
 from __future__ import annotations

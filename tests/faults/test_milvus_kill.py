@@ -38,6 +38,7 @@ def build_in(ports: Ports) -> dict[str, Any]:
         keys = [f"{part:02d}{n:030d}" for n in range(ROWS)]
         marks += [digest_row(key.encode(), key.encode(), v.tobytes()) for key, v in zip(keys, vectors, strict=True)]
         shown = {"document": "d.md", "title": "D", "ordinal": 0, "start": 0, "end": 9, "tokens": 2, "text": "a tent"}
+        shown["access"] = "public"
         rows = [{"key": key, "text_digest": key, "vector": v, **shown} for key, v in zip(keys, vectors, strict=True)]
         sink = io.BytesIO()
         pq.write_table(pa.Table.from_pylist(rows, schema=VECTORS), sink)

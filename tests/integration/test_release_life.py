@@ -228,7 +228,7 @@ def test_passages_alone_come_from_a_cold_process_that_loads_no_generator(setting
     assert found["release"] == {"corpus": TINY, "generation": 2}
     assert len(found["passages"]) == 3
     best = found["passages"][0]
-    assert set(best) == {"document", "title", "revision", "start", "end", "text", "score"}
+    assert set(best) == {"document", "title", "revision", "start", "end", "text", "score", "access"}
     assert (best["document"], best["revision"], best["text"]) == ("refunds", "r2", kit.NEWER["refunds"])
     scores = [passage["score"] for passage in found["passages"]]
     assert scores == sorted(scores, reverse=True)

@@ -58,7 +58,7 @@ class Builder:
 
     def chunks(self, corpus: Corpus) -> dict[str, Any]:
         rows = [
-            _row(Chunk(name, n, n, n + 1, text, len(text.split())), name)
+            _row(Chunk(name, n, n, n + 1, text, len(text.split())), name, access="public")
             for name, texts in corpus.items()
             for n, text in enumerate(texts)
         ]

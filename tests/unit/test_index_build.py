@@ -96,6 +96,7 @@ def build(tmp_path: Path) -> tuple[ObstoreObjects, dict[str, Any]]:
             vector = np.eye(3, dtype="<f4")[n]
             marks.append(digest_row(f"k{n}".encode(), f"t{n}".encode(), vector.tobytes()))
             shown = {"document": "d", "title": "", "ordinal": n, "start": n, "end": n + 1, "tokens": 1, "text": "x"}
+            shown["access"] = "public"
             rows.append({"key": f"k{n}", "text_digest": f"t{n}", "vector": vector.tolist(), **shown})
         sink = io.BytesIO()
         pq.write_table(pa.Table.from_pylist(rows, schema=VECTORS), sink)

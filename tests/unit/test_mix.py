@@ -149,6 +149,7 @@ def test_everything_dropped_is_counted_and_named():
         {**good[4], "id": "z-near", "prompt": long["prompt"] + " word40"},
         {**good[5], "id": "mail", "prompt": "Write to jane.doe@gmail.com or not?"},
         {**good[6], "id": "long", "prompt": "word " * 80},
+        {**good[0], "id": "secret", "evidence": [{**good[0]["evidence"][0], "access": "hr"}]},
         *of(TEST, 3),
     ]
     training, validation, account = mixed(params, rows, [tested], schema=lambda reply: reply == {"answer": "a"})
@@ -156,6 +157,7 @@ def test_everything_dropped_is_counted_and_named():
     assert account.dropped() == dict.fromkeys(mixing.DROPPED, 1)
     said = {remark.id: (remark.reason, remark.because) for remark in account.remarks}
     assert said == {
+        "secret": ("restricted", f"rests on {good[0]['evidence'][0]['document']}, labelled hr"),
         "z-again": ("repeated", f"as {good[0]['id']}"),
         "leak": ("test_question", f"is {tested['id']}"),
         "quoted": ("contaminated", f"holds 1.00 of the words of {tested['id']}'s evidence"),
@@ -165,6 +167,40 @@ def test_everything_dropped_is_counted_and_named():
         "long": ("too_long", "83 tokens"),
     }
     assert account.found == {"e-mail address": 1}
+
+
+def closed(examples, label="hr"):
+    return [{**e, "evidence": [{**entry, "access": label} for entry in e["evidence"]]} for e in examples]
+
+
+def test_what_rests_on_restricted_documents_is_not_trained_on_unless_its_label_is_allowed():
+    """Not as a question, not as its passage, not as another's distractor: its words are nowhere in the set."""
+    secret = [{**e, "prompt": f"Secret {e['id']}?"} for e in closed(of(TRAIN, 30)[20:])]
+    unknown = closed(of(TRAIN, 31)[30:], label="")
+    examples = [*of(TRAIN, 20), *secret, *unknown]
+
+    def made(*labels):
+        mix = {"context_share": 1.0, "distractors": 3, "labels": labels}
+        training, validation, account = mixed(params_of(mix=mix, generate={"reply_schema": None}), examples, [])
+        return str([*training, *validation]), len(training), account.dropped()["restricted"]
+
+    said, trained, dropped = made()
+    assert (trained, dropped) == (20, 11)
+    assert not any(e["evidence"][0]["quote"] in said or e["prompt"] in said for e in [*secret, *unknown])
+    assert made("board") == (said, 20, 11)
+    said, trained, dropped = made("board", "hr")
+    assert (trained, dropped) == (30, 1)  # one whose label is not known stays out whatever is allowed
+    assert all(e["evidence"][0]["quote"] in said for e in secret)
+    assert unknown[0]["evidence"][0]["quote"] not in said
+
+
+def test_the_report_says_what_access_labels_kept_out(tmp_path):
+    workspace = workspace_with(tmp_path, examples=[*of(TRAIN, 3), *closed(of(TRAIN, 5)[3:])])
+    report = run(params_of(generate={"reply_schema": None}), workspace, ports=PORTS)
+    assert report.facts["dropped"]["restricted"] == 2
+    assert report.summary.endswith("(mix.min_examples); 2 examples rest on restricted documents")
+    remarks = [json.loads(line) for line in (workspace.training / "remarks.jsonl").read_text().splitlines()]
+    assert {remark["reason"] for remark in remarks} == {"restricted"} and len(remarks) == 2
 
 
 def test_messages_are_taken_as_they_are():

@@ -1,17 +1,19 @@
 """Search, rerank, cut: what a store found and a reranker scored, by hand; and definitions of rerankers."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from pipelines.actions.ask import Service
 from pipelines.backends.reranker import read_definition, reranker_digest
-from pipelines.errors import BadConfig, IntegrityError, MissingTool
+from pipelines.errors import BadConfig, BadInput, IntegrityError, MissingTool
 from pipelines.params import Rerank, Retrieve
 from pipelines.ports import Hit
 from pipelines.released import reranker_of
 from pipelines.retrieval import BATCH, rerank, search
-from pipelines.settings import checkout
+from pipelines.settings import Settings, checkout
 
 
 def hit(text, score=0.0):
@@ -24,9 +26,9 @@ class Letters:
     def __init__(self):
         self.asked = []
 
-    def search(self, collection, questions, vectors, *, k, mode, filters):
+    def search(self, collection, questions, vectors, *, k, mode, filters, labels):
         self.asked.append((collection, len(questions), len(vectors), k, mode))
-        self.filters = filters
+        self.filters, self.labels = filters, labels
         return [[hit(letter, 1 / (60 + rank)) for rank, letter in enumerate("abcdefgh", 1)][:k] for _ in questions]
 
 
@@ -42,6 +44,9 @@ class Later:
 
     def score(self, question, texts):
         return np.array([ord(text) - ord(question) for text in texts], dtype=np.float32)
+
+
+MANIFEST = {"corpus": "tiny", "generation": 1, "arm": "rag", "params": {}}
 
 
 def find(served, *, depth=None, questions=("a",), **more):
@@ -71,6 +76,21 @@ def test_asking_for_more_than_the_depth_only_adds():
 def test_filters_narrow_the_search_itself():
     assert find(2, filters={"document": ["a"]})[1].filters == {"document": ["a"]}
     assert find(2)[1].filters is None
+
+
+def test_a_reader_without_labels_gets_what_is_public_and_only_a_stage_gets_all():
+    """What the store is asked: `()` is public alone, None is no restriction."""
+    assert find(2)[1].labels == ()
+    assert find(2, labels=["hr"])[1].labels == ["hr"]
+    assert find(2, labels=None)[1].labels is None
+
+
+@pytest.mark.parametrize("labels", [None, "hr"])
+def test_a_service_is_never_asked_without_restriction(labels):
+    service = Service(Settings(Path("nowhere"), checkout() / "params.yaml", "local[1]"), MANIFEST)
+    for asked in (service.passages, service.answer):
+        with pytest.raises(BadInput, match="labels are a list of access labels"):
+            asked(["Anything?"], labels=labels)
 
 
 def test_equal_scores_keep_the_stores_order():
