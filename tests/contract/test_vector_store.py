@@ -73,6 +73,7 @@ def batch(*numbers: int, vectors: Any = None) -> pa.RecordBatch:
             "tokens": 4,
             "text": f"Our rule about the {WORDS[n]}, number {n}. It's 'quoted' and \"quoted\".",
             "text_digest": f"digest-{n}",
+            "access": "public",
             "vector": (UNIT[n] if vectors is None else vectors).tolist(),
         }
         for n in numbers
@@ -172,6 +173,77 @@ def test_filters_keep_the_passages_of_what_they_name(store: MilvusStore) -> None
     for wrong in ({"text": "x"}, {"document": []}, {"document": "a\nb"}, {"document": "x" * 5000}, {"key": "k0"}):
         with pytest.raises(BadInput, match="filter"):
             found(**wrong)
+
+
+def with_labels(*labels: str) -> pa.RecordBatch:
+    """A row for each label, all alike in vector and text."""
+    rows = [{**batch(0).to_pylist()[0], "key": f"k{n}", "access": label} for n, label in enumerate(labels)]
+    return pa.RecordBatch.from_pylist(rows, schema=VECTORS)
+
+
+def test_a_reader_finds_nothing_outside_of_its_labels(store: MilvusStore) -> None:
+    """In every mode, alone and with filters; a label that is a part of another opens nothing."""
+    given = ("public", "hr", "hr-eu", "board", "h", "public")
+    store.load(NAME, [with_labels(*given)], dim=8)
+    modes = ("dense", "bm25", "hybrid") if store._full_text else ("dense",)
+
+    def found(mode: str = "dense", **how: Any) -> list[str]:
+        (hits,) = store.search(NAME, ["refund"], UNIT[:1], k=10, mode=mode, **how)
+        assert all(given[int(hit.chunk[1:])] == hit.access for hit in hits)
+        return sorted(hit.access for hit in hits)
+
+    for mode in modes:
+        assert found(mode) == found(mode, labels=()) == ["public", "public"]
+        assert found(mode, labels=["hr"]) == ["hr", "public", "public"]
+        assert found(mode, labels=["board", "hr-eu", "nobody"]) == ["board", "hr-eu", "public", "public"]
+        assert found(mode, labels=None) == ["board", "h", "hr", "hr-eu", "public", "public"]
+        assert found(mode, labels=["hr"], filters={"document": "refund.md"}) == ["hr", "public", "public"]
+        assert found(mode, labels=["hr"], filters={"document": 'x" or access == "board'}) == []
+        for wrong in (["HR"], ['hr"] or access != ["'], [""], [None], "hr", ["hr\0"]):
+            with pytest.raises(BadInput, match="access label"):
+                found(mode, labels=wrong)
+
+
+def test_labels_are_read_back_with_the_rows_and_are_compared(store: MilvusStore) -> None:
+    store.load(NAME, [with_labels("public", "hr")], dim=8)
+    assert {(key, text) for key, text, _ in store.rows(NAME)} == {("k0", "digest-0"), ("k1", "digest-0@hr")}
+    store.load(NAME, [with_labels("hr", "public")], dim=8)  # loaded over
+    assert {(key, text) for key, text, _ in store.rows(NAME)} == {("k0", "digest-0@hr"), ("k1", "digest-0")}
+    with pytest.raises(IntegrityError, match="a row with access label None, it was not loaded; a label is"):
+        store.load(NAME, [with_labels(None)], dim=8)  # type: ignore[arg-type]
+    older = with_labels("public").drop_columns(["access"])
+    store.load(NAME, [older], dim=8)  # Parquet of before there were labels is public
+    assert {text for key, text, _ in store.rows(NAME) if key == "k0"} == {"digest-0"}
+
+
+def test_a_collection_of_before_there_were_labels_holds_what_is_public_alone(
+    store: MilvusStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipelines.backends.milvus import rows
+
+    with monkeypatch.context() as before:
+        before.delitem(rows._TEXTS, "access")
+        store.load(NAME, [], dim=8)
+    assert store.load(NAME, [with_labels("public", "public")], dim=8) == 2
+    for labels in ((), ["hr"], None):
+        (hits,) = store.search(NAME, ["refund"], UNIT[:1], k=5, mode="dense", labels=labels)
+        assert [hit.access for hit in hits] == ["public", "public"]
+    with pytest.raises(BadInput, match="access label 'HR' is not valid"):
+        store.search(NAME, ["refund"], UNIT[:1], k=5, mode="dense", labels=["HR"])
+    assert {text for _, text, _ in store.rows(NAME)} == {"digest-0"}
+    with pytest.raises(IntegrityError, match="rows that are not public, but the collection was made before there were"):
+        store.load(NAME, [with_labels("public", "hr")], dim=8)
+
+
+def test_what_milvus_should_not_have_found_is_not_handed_on(
+    store: MilvusStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipelines.backends.milvus import filters
+
+    store.load(NAME, [with_labels("public", "hr")], dim=8)
+    monkeypatch.setattr(filters, "expression", lambda filters, *, labels: "")  # as an engine that forgets its filter
+    with pytest.raises(IntegrityError, match="outside of the reader's labels"):
+        store.search(NAME, ["refund"], UNIT[:1], k=5, mode="dense", labels=["board"])
 
 
 def test_no_question_breaks_the_search(store: MilvusStore) -> None:

@@ -81,11 +81,33 @@ def test_replies_that_are_no_pairs_train_nothing_and_are_asked_for_once(tmp_path
         "asked": 2,
         "kept": 0,
         "dropped": {"unread": 2, "unsupported": 0, "ungrounded": 0},
+        "restricted": 0,
     }
     assert report.facts["skipped"].startswith("0 training examples")
     kept = ports.objects.list("answers/")
     assert len(kept) == 2
     assert mix.run(params, workspace, ports=ports) == report and ports.objects.list("answers/") == kept
+
+
+def test_restricted_documents_are_not_asked_about(tmp_path, definition):
+    documents = [
+        Document(f"d{n}", "T", f"Document {n} says. " * 12, "text/plain", f"d{n}", access="hr" if n % 2 else "public")
+        for n in range(20)
+    ]
+    found = {}
+    for labels in ((), ("hr",)):
+        params = params_of(
+            generate={"reply_schema": None, "max_new_tokens": 8},
+            mix={"synthetic": {"per_document": 1, "max_documents": 20}, "labels": labels},
+        )
+        workspace = workspace_with(tmp_path / "-".join(("with", *labels)))
+        write_files(workspace.versioned, CorpusFiles([document_row(d) for d in documents], [], [], []))
+        report = mix.run(params, workspace, ports=wiring(tmp_path, params, definition))
+        found[labels] = (report.facts["synthetic"]["asked"], report.facts["synthetic"]["restricted"])
+        withheld = "restricted documents were not asked about" in report.summary
+        assert withheld is not bool(labels)
+    asked, restricted = found[()]
+    assert asked and restricted and found[("hr",)] == (asked + restricted, 0)
 
 
 def test_a_teacher_that_says_nothing_sensible_leaves_no_set_and_says_so(tmp_path, definition):

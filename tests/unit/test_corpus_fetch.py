@@ -41,6 +41,7 @@ class Home:
         self.max_mb = max_mb
         self.source = {"documents": str(self.landing)}
         self.generate: dict[str, Any] = {}
+        self.access: dict[str, str] = {}
         for name, data in (documents or {}).items():
             self.land(name, data)
 
@@ -58,9 +59,17 @@ class Home:
     def fetch(self) -> tuple[bool, str]:
         shipped = params.load_corpus(checkout() / "params.yaml", "handbook")
         generate = shipped.generate.model_copy(update=self.generate)
-        mine = {"source": params.Source(**self.source), "fetch": params.Fetch(max_document_mb=self.max_mb)}
+        mine = {"source": params.Source(**self.source), "fetch": self.params}
         mine |= {"generate": generate}
         return fetch.run(shipped.model_copy(update=mine), self.workspace, ports=self.ports)
+
+    @property
+    def params(self) -> params.Fetch:
+        return params.Fetch(max_document_mb=self.max_mb, access=self.access)
+
+    @property
+    def labels(self) -> dict[str, str]:
+        return {row["id"]: row["access"] for row in self.files.rows}
 
     @property
     def files(self):
@@ -152,6 +161,71 @@ def test_a_bad_line_is_quarantined_and_the_other_lines_stay(tmp_path):
         "faq.jsonl#half": "text holds half of a surrogate pair",
         "faq.jsonl line 10": "not UTF-8 text",
     }
+
+
+def test_labels_come_from_the_line_else_from_the_last_pattern_that_matches_else_are_public(tmp_path):
+    lines = (
+        line(id="own", text="x", access="board") + line(id="open", text="x", access="public") + line(id="y", text="x")
+    )
+    home = Home(tmp_path, {**GOOD, "hr/pay.md": b"# Pay", "hr/deep/faq.md": b"# Faq", "hr/all.jsonl": lines})
+    home.access = {"hr/*": "hr", "hr/deep/*": "public", "*.md": "staff", "hr/*.md": "hr", "no/*": "hr"}
+    _, summary = home.fetch()
+    assert home.labels == {
+        "a.md": "staff",
+        "deep/er/b.txt": "public",
+        "hr/all.jsonl#open": "public",
+        "hr/all.jsonl#own": "board",
+        "hr/all.jsonl#y": "hr",
+        "hr/deep/faq.md": "hr",  # `*` goes into folders, and the last that matches counts
+        "hr/pay.md": "hr",
+    }
+    assert "; 1 labelled board; 3 labelled hr; 1 labelled staff; " in summary
+    assert summary.endswith("; fetch.access: 'no/*' matches no document")
+    own = next(row for row in home.files.rows if row["id"] == "hr/all.jsonl#own")
+    assert "access" not in own["metadata"]
+
+
+@pytest.mark.parametrize("label", ["HR", "", None, 3, ["hr"], 'hr"]', "hr\n", "x" * 41, "\ud800"])
+def test_a_line_whose_label_is_none_is_quarantined_and_the_others_stay(tmp_path, label):
+    home = Home(tmp_path, {"faq.jsonl": line(id="bad", text="secret", access=label) + line(id="good", text="x")})
+    home.gold("questions", QUESTION % "faq.jsonl#bad" + (QUESTION % "faq.jsonl#good").replace('"q"', '"r"'))
+    home.fetch()
+    assert home.labels == {"faq.jsonl#good": "public"}
+    assert home.reasons["faq.jsonl#bad"].startswith("access label is not valid: ")
+    assert "; a label is a lower-case letter" in home.reasons["faq.jsonl#bad"]
+    evidence = {row["id"]: row["evidence"] for row in home.files.questions}
+    # Nobody knows who may read it: nothing may be trained on it.
+    assert evidence == {"q": [{"document": "faq.jsonl#bad", "access": ""}], "r": [{"document": "faq.jsonl#good"}]}
+
+
+def test_gold_carries_the_labels_of_what_it_rests_on(tmp_path):
+    home = Home(tmp_path, {**GOOD, "hr/pay.md": b"# Pay", "bad.md": b"\0"})
+    home.gold("questions", QUESTION % "hr/pay.md" + (QUESTION % "a.md").replace('"q"', '"r"'))
+    rests = [{"document": "hr/pay.md", "quote": "Pay"}, {"document": "bad.md"}, {"document": "a.md"}]
+    home.gold("examples", json.dumps({"prompt": "p", "completion": "c", "evidence": rests}) + "\n")
+    home.fetch()
+    before = home.files
+    assert [row["evidence"] for row in before.questions] == [[{"document": "hr/pay.md"}], [{"document": "a.md"}]]
+    assert before.examples[0]["evidence"] == rests  # no labels anywhere: gold stays as it is
+    home.access = {"hr/*": "hr"}
+    changed, _ = home.fetch()
+    assert changed
+    assert [row["evidence"] for row in home.files.questions] == [
+        [{"document": "hr/pay.md", "access": "hr"}],
+        [{"document": "a.md"}],
+    ]
+    assert [entry.get("access") for entry in home.files.examples[0]["evidence"]] == ["hr", "", None]
+
+
+def test_a_changed_label_is_a_changed_document(tmp_path):
+    home = Home(tmp_path, GOOD)
+    home.fetch()
+    before = {row["id"]: row["digest"] for row in home.files.rows}
+    home.access = {"a.md": "hr"}
+    assert home.fetch()[0]
+    after = {row["id"]: row["digest"] for row in home.files.rows}
+    assert after["a.md"] != before["a.md"] and after["deep/er/b.txt"] == before["deep/er/b.txt"]
+    assert home.fetch()[0] is False
 
 
 def test_a_sparse_document_of_50_mb_is_quarantined_without_being_read(tmp_path):

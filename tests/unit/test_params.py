@@ -50,6 +50,14 @@ def test_the_shipped_file_is_valid():
             lambda r: r["defaults"]["promote"].update(valid_days=0),
             r"promote.valid_days is 0: Input should be greater than or equal to 1",
         ),
+        (
+            lambda r: r["corpora"]["handbook"].update(fetch={"access": {"hr/*": "HR only"}}),
+            r"fetch\.access\.hr/\* is 'HR only': .*is no access label; a label is a lower-case letter, then letters",
+        ),
+        (
+            lambda r: r["corpora"]["handbook"].update(mix={"labels": ["hr", "x y"]}),
+            r"mix\.labels\.1 is 'x y': .*is no access label; a label is a lower-case letter",
+        ),
         (lambda r: r["corpora"].update({"../up": {}}), r"corpus name '\.\./up' is not valid; a name is"),
         (lambda r: r["corpora"].update(other={}), r"corpus other: source is .*Field required"),
     ],
