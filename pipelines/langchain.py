@@ -11,7 +11,7 @@ refused. Needs langchain-core (`pip install 'assay[langchain]'`), which nothing 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn, Self
 
 from langchain_core.documents import Document
@@ -27,11 +27,15 @@ _READ_ONLY = "a release is read-only: change the corpus's documents and run `ass
 class ReleaseStore(VectorStore):
     """The passages of one corpus's release; `generation` and the other options are those of `pipelines.client.Release`.
 
-    Raises what `Release` raises. Close it, or use it in a `with` block.
+    `labels` are the access labels of whoever reads through this store; one store a reader, or `labels` with each
+    search. Raises what `Release` raises. Close it, or use it in a `with` block.
     """
 
-    def __init__(self, corpus: str, generation: int | None = None, **options: Any) -> None:
+    def __init__(
+        self, corpus: str, generation: int | None = None, *, labels: Sequence[str] = (), **options: Any
+    ) -> None:
         self.release = Release(corpus, generation, **options)
+        self.labels = labels
 
     def similarity_search(
         self, query: str, k: int = 4, *, filter: Filters | None = None, **kwargs: Any
@@ -40,10 +44,11 @@ class ReleaseStore(VectorStore):
         return [document for document, _ in self.similarity_search_with_score(query, k, filter=filter, **kwargs)]
 
     def similarity_search_with_score(  # type: ignore[override]
-        self, query: str, k: int = 4, *, filter: Filters | None = None
+        self, query: str, k: int = 4, *, filter: Filters | None = None, labels: Sequence[str] | None = None
     ) -> list[tuple[Document, float]]:
         """The same with the scores of the release's search: higher is better, comparable within one question only."""
-        (found,) = self.release.passages([query], k=k, filters=filter)
+        admitted = self.labels if labels is None else labels
+        (found,) = self.release.passages([query], k=k, filters=filter, labels=admitted)
         return [(_document(passage, found["release"]), passage["score"]) for passage in found["passages"]]
 
     def add_texts(self, texts: Iterable[str], metadatas: list[dict[str, Any]] | None = None, **_: Any) -> NoReturn:
