@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from pipelines import released
-from pipelines.actions.promote import _manifest
+from pipelines.actions.promote import candidate_manifest
 from pipelines.code_version import code_version
 from pipelines.core.nouns import Corpus
 from pipelines.settings import checkout
@@ -62,7 +62,7 @@ def manifest(tmp_path, monkeypatch):
         versioner=SimpleNamespace(current=lambda: corpus),
         generator=lambda: SimpleNamespace(name="smollm2", base_digest="b" * 64, tokenizer_digest="k" * 64),
     )
-    return _manifest(wiring.params, wiring.workspace, ports, generation=7, approval=APPROVAL)
+    return candidate_manifest(wiring.params, wiring.workspace, ports, generation=7, approval=APPROVAL)
 
 
 @pytest.mark.parametrize("what", BOUND)
