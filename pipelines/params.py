@@ -28,6 +28,18 @@ Tuned = Annotated[str | None, Field(pattern=r"^[0-9a-f]{64}$", exclude_if=lambda
 what is judged and released names its very model; else it is left out."""
 
 
+def _pattern(value: str) -> str:
+    try:
+        re.compile(value)
+    except re.error as exc:
+        raise ValueError(f"is no regular expression: {exc}") from exc
+    return value
+
+
+Pattern = Annotated[str, AfterValidator(_pattern)]
+Region = Annotated[str, Field(pattern="^[A-Z]{2}$")] | None
+
+
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -60,6 +72,11 @@ class CheckParams(Section):
     min_documents: Count
     min_characters: Annotated[int, Field(ge=0)]
     max_quarantined: Share
+    suspicious: Literal["hold", "report", "off"] = "hold"
+    reviewed: tuple[Pattern, ...] = ()
+    sensitive: Literal["report", "quarantine", "redact"] = "report"
+    allow: tuple[Pattern, ...] = ()
+    region: Region = None
 
 
 class ChunkParams(Section):
@@ -97,6 +114,7 @@ class Retrieve(Section):
     mode: Literal["dense", "bm25", "hybrid"]
     k: Annotated[int, Field(ge=1, le=50)]
     rerank: Rerank | None = None
+    per_document: Annotated[int | None, Field(ge=1, exclude_if=lambda value: value is None)] = None
 
 
 class Split(Section):
@@ -121,14 +139,6 @@ class Synthetic(Section):
     max_documents: Count
 
 
-def _pattern(value: str) -> str:
-    try:
-        re.compile(value)
-    except re.error as exc:
-        raise ValueError(f"is no regular expression: {exc}") from exc
-    return value
-
-
 class Mix(Section):
     context_share: Share
     oracle_share: Share
@@ -136,8 +146,8 @@ class Mix(Section):
     near_duplicate: Annotated[float, Field(gt=0, le=1)] | None
     contamination: Contamination
     sensitive: Literal["refuse", "drop", "report"]
-    allow: tuple[Annotated[str, AfterValidator(_pattern)], ...]
-    region: Annotated[str, Field(pattern="^[A-Z]{2}$")] | None
+    allow: tuple[Pattern, ...]
+    region: Region
     synthetic: Synthetic | None
     labels: tuple[Label, ...] = ()
     teacher: Literal["prompt"] | None = None

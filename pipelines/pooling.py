@@ -34,7 +34,7 @@ def pool(ports: Ports, build: Json, questions: Sequence[Json], gold: Mapping[str
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    dense = retrieve.model_copy(update={"mode": "dense", "rerank": None})
+    dense = retrieve.model_copy(update={"mode": "dense", "rerank": None, "per_document": None})
     asked = [row["question"] for row in questions]
     collection, depth = build["collection"], POOL_DEPTH
     how: dict[str, Any] = {"retrieve": dense, "reranker": None, "labels": None}

@@ -161,7 +161,7 @@ def mined(ports: Ports, build: Row, questions: Rows, *, depth: int, params: Corp
         return []
     held = _held(ports, build, {entry["document"] for row in questions for entry in row["evidence"]})
     texts = [row["question"] for row in questions]
-    dense = params.retrieve.model_copy(update={"mode": "dense", "rerank": None})
+    dense = params.retrieve.model_copy(update={"mode": "dense", "rerank": None, "per_document": None})
     how: dict[str, Any] = {"retrieve": dense, "reranker": None, "labels": params.mix.labels}
     hits = search(ports.store, ports.embedder, build["collection"], texts, k=depth, **how)
     vectors, shares = ports.embedder.embed_batch(texts), params.split.model_dump()

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pipelines.core.gold import readable_share
@@ -30,8 +31,11 @@ class Expectation:
     reason: str
 
 
-def document_expectations(*, min_characters: int) -> list[Expectation]:
-    """What each document must hold, in the order in which reasons are given."""
+def document_expectations(
+    *, min_characters: int, screens: Mapping[str, str] = MappingProxyType({})
+) -> list[Expectation]:
+    """What each document must hold, in the order in which reasons are given. `screens`: columns of what was found in
+    it, which must be empty, and the reason that goes before what was found."""
     least = max(1, min_characters)
     return [
         Expectation("ExpectColumnValuesToNotBeNull", {"column": "id"}, "id is missing"),
@@ -50,6 +54,7 @@ def document_expectations(*, min_characters: int) -> list[Expectation]:
         ),
         Expectation("ExpectColumnValuesToNotBeNull", {"column": "title"}, "title is missing"),
         Expectation("ExpectColumnValueLengthsToBeBetween", {"column": "title", "min_value": 1}, "title is empty"),
+        *(Expectation("ExpectColumnValuesToBeNull", {"column": name}, reason) for name, reason in screens.items()),
     ]
 
 

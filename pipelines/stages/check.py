@@ -2,7 +2,9 @@
 
 A document that fails an expectation leaves the corpus, the rest goes on. A corpus that fails one is refused as a
 whole and staging/checked stays as it was. Documents pass by in batches. Gold quotes are counted here, not judged:
-the gate judges.
+the gate judges. What is suspicious, or holds personal data or secrets, is found by
+`pipelines.screening` and dealt with by the policies of the corpus; a landed file that holds what must not go on is left
+behind with it.
 """
 
 from __future__ import annotations
@@ -11,10 +13,11 @@ import heapq
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipelines import screening
 from pipelines.backends import gx
 from pipelines.core import gold
 from pipelines.core.nouns import Report
@@ -38,10 +41,15 @@ from pipelines.errors import BadInput, NotFound
 from pipelines.params import CheckParams, CorpusParams
 from pipelines.ports import Ports
 from pipelines.schemas import read_jsonl
+from pipelines.screening import HELD, PRIVATE, Masker, Screened
 from pipelines.workspace import Workspace
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+_NAMED = 100
+"""Suspicious documents named in the receipt; all that are held are in quarantine.jsonl."""
 
 
 def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> Report:
@@ -54,9 +62,11 @@ def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> Report:
     validation = gx.Validation(ports.settings.reports / workspace.corpus / "data_docs")
     building = fresh(workspace.root / "staging" / ".checked.building")
     try:
-        reasons = _reasons(workspace.fetched, validation, min_characters=params.check.min_characters)
-        _write_checked(workspace.fetched, building, reasons=reasons)
-        facts = _facts(workspace.fetched, building)
+        questions = list(read_jsonl(workspace.fetched / "questions.jsonl"))
+        found = screening.screen(workspace.fetched, questions, params=params.check, cache=ports.settings.cache)
+        reasons = _reasons(workspace.fetched, validation, found=found, params=params.check)
+        _write_checked(workspace.fetched, building, reasons=reasons, found=found, params=params.check)
+        facts = {**_facts(workspace.fetched, building), **_screened(found, params.check)}
         page = _judge(facts, validation, corpus=workspace.corpus, params=params.check)
         if not same_tree(building, target):
             swap_in(building, target, aside=aside)
@@ -65,22 +75,36 @@ def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> Report:
     return Report("check", facts, _summary(facts), {"data_docs": str(page), "seconds": time.monotonic() - started})
 
 
-def _reasons(fetched: Path, validation: gx.Validation, *, min_characters: int) -> dict[int, str]:
+def _reasons(fetched: Path, validation: gx.Validation, *, found: Screened, params: CheckParams) -> dict[int, str]:
     """The first reason of each document that fails an expectation, by its position."""
     rows = (row for batch in document_batches(fetched, ["id", "title", "text"]) for row in batch.to_pylist())
-    expectations = gx.document_expectations(min_characters=min_characters)
+    screens = {"suspicious": HELD} if params.suspicious == "hold" else {}
+    screens |= {"sensitive": PRIVATE} if params.sensitive == "quarantine" else {}
+    expectations = gx.document_expectations(min_characters=params.min_characters, screens=screens)
+    facts = ({**gx.document_facts(row), **_finding(found, n)} for n, row in enumerate(rows))
     reasons: dict[int, str] = {}
-    for expectation, failed in validation.run("documents", map(gx.document_facts, rows), expectations):
+    for expectation, failed in validation.run("documents", facts, expectations):
         seen: set[Any] = set()
         for row, value in failed:
             if expectation.kind == "ExpectColumnValuesToBeUnique" and value not in seen:
                 seen.add(value)  # of documents with the same id the first one stays
                 continue
-            reasons.setdefault(row, expectation.reason)
+            detail = f": {value}" if expectation.arguments["column"] in screens else ""
+            reasons.setdefault(row, f"{expectation.reason}{detail}")
     return reasons
 
 
-def _write_checked(fetched: Path, building: Path, *, reasons: Mapping[int, str]) -> None:
+def _finding(found: Screened, position: int) -> dict[str, str | None]:
+    kinds = found.sensitive.get(position)
+    return {
+        "suspicious": found.suspicious.get(position),
+        "sensitive": screening.counted(kinds) if kinds else None,
+    }
+
+
+def _write_checked(
+    fetched: Path, building: Path, *, reasons: Mapping[int, str], found: Screened, params: CheckParams
+) -> None:
     """What stays of `fetched`; documents that have a reason become quarantine records, and the files of none go."""
     refused = _refused(fetched, reasons) if reasons else []
     dropped = {file for row in refused for file in _files_behind(row["uri"])}
@@ -88,13 +112,19 @@ def _write_checked(fetched: Path, building: Path, *, reasons: Mapping[int, str])
         for batch in _kept(fetched, reasons, columns=["uri"]):
             for uri in batch["uri"].to_pylist():
                 dropped.difference_update(_files_behind(uri))
-    records = [{"document": str(r["id"]), "reason": r["reason"], "bytes": r["bytes"]} for r in refused]
+    rows, questions = _kept(fetched, reasons), read_jsonl(fetched / "questions.jsonl")
+    if params.sensitive != "report":
+        masker = Masker(params)
+        dropped |= {file for row in _refused(fetched, found.sensitive) for file in _files_behind(row["uri"])}
+        rows = screening.redacted(rows, found, positions=_positions(fetched, reasons), masker=masker)
+        questions = (masker.question(question) for question in questions)
+    records = [{"document": str(r["id"]), "reason": reasons[r["at"]], "bytes": r["bytes"]} for r in refused]
     records.sort(key=_record_order)
     write_files(
         building,
         CorpusFiles(
-            rows=_kept(fetched, reasons),
-            questions=read_jsonl(fetched / "questions.jsonl"),
+            rows=rows,
+            questions=questions,
             examples=read_jsonl(fetched / "examples.jsonl"),
             quarantine=heapq.merge(read_jsonl(fetched / "quarantine.jsonl"), records, key=_record_order),
         ),
@@ -118,14 +148,22 @@ def _kept(
         at += batch.num_rows
 
 
-def _refused(fetched: Path, reasons: Mapping[int, str]) -> list[dict[str, Any]]:
-    """id, uri, reason and bytes of text of each document that has a reason."""
+def _positions(fetched: Path, reasons: Container[int]) -> Iterator[list[int]]:
+    """The positions of the rows of each batch of `_kept`."""
+    at = 0
+    for batch in document_batches(fetched, ["id"]):
+        yield [n for n in range(at, at + batch.num_rows) if n not in reasons]
+        at += batch.num_rows
+
+
+def _refused(fetched: Path, positions: Container[int]) -> list[dict[str, Any]]:
+    """id, uri, position (`at`) and bytes of text of the documents at these positions."""
     out, at = [], 0
     for batch in document_batches(fetched, ["id", "uri", "text"]):
-        here = [n for n in range(batch.num_rows) if at + n in reasons]
+        here = [n for n in range(batch.num_rows) if at + n in positions]
         for n, row in zip(here, batch.take(here).to_pylist() if here else [], strict=True):
             size = len((row.pop("text") or "").encode())
-            out.append({**row, "reason": reasons[at + n], "bytes": size})
+            out.append({**row, "at": at + n, "bytes": size})
         at += batch.num_rows
     return out
 
@@ -174,6 +212,18 @@ def _facts(fetched: Path, checked: Path) -> dict[str, Any]:
     }
 
 
+def _screened(found: Screened, params: CheckParams) -> dict[str, Any]:
+    """What was found in documents, by kind and by name; no value of it. Empty where nothing was."""
+    suspicious = [f"{name}: {found.suspicious[n]}" for n, name in sorted(found.names.items())]
+    out: dict[str, Any] = {}
+    if suspicious:
+        out["suspicious"] = {"policy": params.suspicious, "count": len(suspicious), "documents": suspicious[:_NAMED]}
+    if found.sensitive:
+        kinds = dict(sorted(found.kinds.items()))
+        out["sensitive"] = {"policy": params.sensitive, "count": len(found.sensitive), "kinds": kinds}
+    return out
+
+
 def _quotes(questions: Sequence[Mapping[str, Any]], folder: Path) -> tuple[int, int]:
     """(quotes given, quotes that occur in their document), white space aside; only cited documents are read."""
     asked: dict[str, list[str]] = {}
@@ -201,4 +251,11 @@ def _summary(facts: Mapping[str, Any]) -> str:
         out += f"; {facts['quotes_found']} of {facts['quotes']} gold quotes found"
     if facts["evidence_in_quarantine"]:
         out += f"; {facts['evidence_in_quarantine']} evidence documents are in quarantine"
+    if found := facts.get("suspicious"):
+        out += (
+            f"; {found['count']} {HELD if found['policy'] == 'hold' else 'suspicious'}, such as {found['documents'][0]}"
+        )
+    if found := facts.get("sensitive"):
+        done = {"report": "stay", "quarantine": "are in quarantine", "redact": "were redacted"}[found["policy"]]
+        out += f"; {PRIVATE} in {found['count']} documents, which {done} ({screening.counted(found['kinds'])})"
     return out

@@ -1,6 +1,7 @@
 """Search, rerank, cut: what a store found and a reranker scored, by hand; and definitions of rerankers."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +92,38 @@ def test_a_service_is_never_asked_without_restriction(labels):
     for asked in (service.passages, service.answer):
         with pytest.raises(BadInput, match="labels are a list of access labels"):
             asked(["Anything?"], labels=labels)
+
+
+class Crowded(Letters):
+    """Finds 30 passages of document a, then one of each of b to f."""
+
+    def search(self, collection, questions, vectors, *, k, mode, filters, labels):
+        self.asked.append((collection, len(questions), len(vectors), k, mode))
+        passages = [*"a" * 30, *"bcdef"]
+        return [[replace(hit(name), chunk=f"{name}{n}") for n, name in enumerate(passages)][:k] for _ in questions]
+
+
+def crowded(quota, *, k=3, depth=None):
+    store = Crowded()
+    rerank = depth and Rerank(model="later", depth=depth)
+    how = Retrieve(mode="dense", k=k, per_document=quota, rerank=rerank)
+    (found,) = search(store, Zeros(), "b_x", ["a"], retrieve=how, reranker=Later() if depth else None)
+    return "".join(h.document for h in found), [asked[3] for asked in store.asked]
+
+
+def test_no_document_has_more_passages_than_its_quota_and_others_fill_the_places():
+    assert crowded(None) == ("aaa", [3])
+    assert crowded(1) == ("abc", [3, 12, 48])  # 3, then 12 passages are all of document a
+    assert crowded(2) == ("aab", [3, 12, 48])
+    assert crowded(2, k=2) == ("aa", [2])
+    assert crowded(1, k=9) == ("abcdef", [9, 36])  # 36 asked for, 35 there: the store has no more
+    assert crowded(1, depth=40) == ("fed", [40])  # after the reranker, by its order
+
+
+def test_the_quota_is_left_out_of_params_that_have_none():
+    """What was judged or released without a quota keeps its digest."""
+    assert "per_document" not in Retrieve(mode="dense", k=3).model_dump()
+    assert Retrieve(mode="dense", k=3, per_document=2).model_dump()["per_document"] == 2
 
 
 def test_equal_scores_keep_the_stores_order():
