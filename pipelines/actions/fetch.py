@@ -86,6 +86,7 @@ def read_landing(source: Path, into: Path, spool: Spool, *, params: Fetch, conve
     if source.is_file() and source.suffix.lower() == LINES:
         reader.lines(source, source.name, prefix="")
     elif source.is_dir() and is_beir(source):
+        reader.within(source)
         reader.lines(source / "corpus.jsonl", "corpus.jsonl", prefix="")
     elif source.is_dir():
         reader.folder(source)

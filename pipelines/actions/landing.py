@@ -62,6 +62,7 @@ class Reader:
         self, into: Path, spool: Spool, *, max_mb: float, converter: Converter, access: Mapping[str, str]
     ) -> None:
         self._spool = spool
+        self._root: Path | None = None
         self._into = into
         self._max_mb = max_mb
         self._most = int(max_mb * 1_000_000)
@@ -74,8 +75,13 @@ class Reader:
         self.idle = [pattern for pattern in self.idle if pattern not in matched]
         return self._access[matched[-1]] if matched else PUBLIC
 
+    def within(self, folder: Path) -> None:
+        """From now on links that lead out of `folder` are refused: what they name was not landed."""
+        self._root = folder.resolve()
+
     def folder(self, folder: Path) -> None:
         """Every file at any depth; ids are relative paths, `PATH#ID` for a line of JSON lines."""
+        self.within(folder)
         for name, path, visible in walk(folder):
             if not visible:
                 self._spool.passed_over += 1
@@ -110,7 +116,9 @@ class Reader:
         ids = None if lines is None else f"{lines}*"
         try:
             status = path.stat()
-            if not stat.S_ISREG(status.st_mode):
+            if self._root and not path.resolve().is_relative_to(self._root):
+                self._spool.refuse(name, "a link that leads out of the landed folder", 0, ids=ids)
+            elif not stat.S_ISREG(status.st_mode):
                 self._spool.refuse(name, "not a regular file", 0, ids=ids)
             elif lines is None and status.st_size > self._most:
                 self._spool.refuse(name, self._too_big(status.st_size), status.st_size)

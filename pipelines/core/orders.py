@@ -106,6 +106,8 @@ _SIGNS: dict[str, tuple[int, str]] = {
     "send out": (3, r"!\[[^\]]*\]\(https?://[^)\s]*(?:\{|\[|<|%7b)"),
     "use a tool": (1, r"\b(?:call|invoke|run|use|trigger) the \w+ (?:tool|plugin)\b"),
 }
+_OF_TALK = {"a model is spoken of", "system prompt"}
+"""Signs that any article about models has too: with none but these, nobody is ordered to do anything."""
 _OF_WORDING = {"order about every reply", "speak to the user", "secrecy", "verbatim", "use a tool"}
 """Signs that rules for people have too: with none but these, one more is wanted."""
 _COMPILED = {
@@ -127,6 +129,6 @@ def orders(text: str) -> str | None:
             near[name] = weight
         if "talk to a model" in near:
             near.pop("a model is spoken of", None)
-        if sum(near.values()) >= _ENOUGH + (near.keys() <= _OF_WORDING):
+        if sum(near.values()) >= _ENOUGH + (near.keys() <= _OF_WORDING) and not near.keys() <= _OF_TALK:
             return ", ".join(sorted(near, key=lambda name: (-near[name], name)))
     return None

@@ -3,7 +3,7 @@
 | kind | what is looked for |
 |---|---|
 | instructions to a model | what `core.orders` finds, also in disguise (`core.disguise`) |
-| hidden text | Unicode tags, overrides of direction, invisible or foreign letters inside words, words spelt out, base64 |
+| hidden text | Unicode tags, overrides of direction, invisible or foreign letters in words, words spelt out, base64 |
 | keyword stuffing | a stretch of words that repeats itself far more than prose, code or tables do |
 | gold question | a gold question nearly word for word in a document that is no evidence for it |
 

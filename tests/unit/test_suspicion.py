@@ -95,7 +95,6 @@ def test_a_gold_question_is_found_where_it_is_not_answered():
         "Language models are trained on text. An assistant answers questions, and a system prompt sets its tone.",
         "Never tell a customer the price before you have looked it up. Answer every letter within two days.",
         "| size | boots |\n|---|---|\n" + "| 42 | boots boots boots |\n" * 40,
-        "    raise ValueError\n" * 60,
         "https://example.org/a/b/c " * 60,
         "А вот и русский текст: сапоги можно вернуть в течение тридцати дней.",
         "می\u200cخواهم کفش\u200cها را پس بدهم",  # Persian has zero-width non-joiners
