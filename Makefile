@@ -5,7 +5,7 @@ BIN := .venv/bin
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup demo up down test check fast integration faults slow e2e clean
+.PHONY: setup demo up down test check fast integration faults slow e2e audit clean
 setup: .venv/.ready
 
 # The marker is written last: a set-up that was interrupted runs again.
@@ -48,6 +48,10 @@ test: check
 	$(MAKE) -j2 slow e2e
 slow: setup
 	$(BIN)/pytest -m "integration or faults"
+
+# Exit code 3: the advisories could not be had, so nothing was audited (infra/audit.py).
+audit: setup
+	$(BIN)/python -m infra.audit
 
 clean:
 	rm -rf .venv .assay
