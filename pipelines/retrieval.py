@@ -41,10 +41,10 @@ def search(
     With a reranker the first `retrieve.rerank.depth` that the store finds are put in the order of its scores, which
     then are the hits' scores; what the store finds beyond that depth follows in the store's own order, so a larger k
     only adds. With `retrieve.per_document` at most so many of one document are among the k: more is fetched, MOST at
-    the most, until there are k or the store has no more. `filters` narrow the search itself, so that k passages are found where
-    so many match. `labels` are the reader's access labels, and narrow it likewise to these and to what is public; by
-    default to what is public. None restricts nothing: it is for stages, which judge the whole index, and is never a
-    reader's. NotFound without the collection; BadInput on a filter or label that is not one.
+    the most, until there are k or the store has no more. `filters` narrow the search itself, so that k passages are
+    found where so many match. `labels` are the reader's access labels, and narrow it likewise to these and to what is
+    public; by default to what is public. None restricts nothing: it is for stages, which judge the whole index, and
+    is never a reader's. NotFound without the collection; BadInput on a filter or label that is not one.
     """
     k = retrieve.k if k is None else k
     quota = retrieve.per_document
