@@ -1,7 +1,11 @@
-"""What holds for every test: none is timed, since a property is as true on a busy machine."""
+"""What holds for every test: none is timed, since a property is as true on a busy machine. Faults are counted."""
 
 import pytest
 from hypothesis import settings
+
+from tests.fault_table import faults, pytest_runtest_makereport, pytest_terminal_summary
+
+__all__ = ["faults", "pytest_runtest_makereport", "pytest_terminal_summary"]
 
 settings.register_profile("assay", deadline=None)
 settings.load_profile("assay")

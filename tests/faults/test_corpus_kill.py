@@ -77,6 +77,7 @@ STEPS = {
 @pytest.mark.parametrize(
     ("step", "earlier"), [(step, n > 0) for n, step in enumerate(STEPS)] + [("before corpus.dvc", False)]
 )
+@pytest.mark.fault("kill -9 at a step of snapshot")
 def test_a_snapshot_killed_at_any_step_converges(tmp_path, step, earlier):
     old, new = content(tmp_path / "old", a="one"), content(tmp_path / "new", a="one", b="two")
     calm, home = tmp_path / "calm", tmp_path / "home"
@@ -103,6 +104,7 @@ v.snapshot("demo", content=Path({str(new)!r}))
     assert versioner(home).snapshot("demo", content=new) == found
 
 
+@pytest.mark.fault("kill -9 at a step of snapshot")
 def test_a_revision_that_was_killed_and_then_taken_back_leaves_no_trace(tmp_path):
     old, new = content(tmp_path / "old", a="one"), content(tmp_path / "new", a="one", b="two")
     home = tmp_path / "home"
@@ -145,6 +147,7 @@ FETCH_STEPS = {
 
 
 @pytest.mark.parametrize("step", FETCH_STEPS)
+@pytest.mark.fault("kill -9 at a step of fetch")
 def test_a_fetch_killed_at_any_step_converges(tmp_path, step):
     for place in ("calm", "home"):
         for number in range(9):
@@ -177,6 +180,7 @@ check.run(shipped, Workspace(root / "w" / "demo", "demo"), ports=ports)
 
 
 @pytest.mark.parametrize("patch", ["gx._failed = killed", "check.link_tree = killed"])
+@pytest.mark.fault("kill -9 at a step of check")
 def test_a_check_killed_at_any_step_converges(tmp_path, patch):
     staging = tmp_path / "w" / "demo" / "staging"
     texts = {f"d{n}": f"The text of document {n}." for n in range(9)}
@@ -189,6 +193,7 @@ def test_a_check_killed_at_any_step_converges(tmp_path, patch):
     assert [path.name for path in (tmp_path / "reports" / "demo").iterdir()] == ["data_docs"]
 
 
+@pytest.mark.fault("kill -9 of a command while its stage runs")
 def test_a_stage_ends_when_its_command_is_killed_and_runs_again_at_once(tmp_path):
     home = tmp_path / "home"
     root = home / "workspaces" / "demo"

@@ -86,20 +86,21 @@ def folders(settings):
     return {path.name for path in (settings.home / "objects" / "builds").iterdir()}
 
 
-def test_killed_at_every_step_only_what_is_unneeded_goes_and_nothing_half_removed_is_served(settings):
+def test_killed_at_every_step_only_what_is_unneeded_goes_and_nothing_half_removed_is_served(settings, faults):
     old, before, new = (views.release_manifest(settings, TINY, n)["index"] for n in (1, 2, 3))
     assert len(passages(settings, 1)) == len(kit.TEXTS)
     steps, killed = 0, True
     while killed:
         killed, said = killed_after(settings, steps)  # one step more each time, begun where the one before was killed
         steps += killed
-        assert any("60 days" in row["text"] for row in passages(settings))
-        try:
-            rows = passages(settings, 1)
-        except NotFound as exc:
-            assert "no longer kept" in str(exc) and steps > 1
-        else:
-            assert len(rows) == len(kit.TEXTS)
+        with faults("kill -9 at a step of gc, and readers after it", times=int(killed)):
+            assert any("60 days" in row["text"] for row in passages(settings))
+            try:
+                rows = passages(settings, 1)
+            except NotFound as exc:
+                assert "no longer kept" in str(exc) and steps > 1
+            else:
+                assert len(rows) == len(kit.TEXTS)
         assert steps < 20
     assert steps >= 5  # tombstone, two markers or more, collection, part
     assert folders(settings) == {before["collection"], new["collection"]}

@@ -85,6 +85,7 @@ def cached_texts(ports: Ports, embedder: str) -> list[str]:
     return [digest for table in tables for digest in table["text_digest"].to_pylist()]
 
 
+@pytest.mark.fault("kill -9 in embed and in index", times=2)
 def test_embed_killed_after_its_first_part_ends_the_same(undisturbed: Any, tmp_path: Path) -> None:
     ports = home_of(tmp_path)
     embedder, folder = undisturbed["embedder_digest"], undisturbed["key"]
@@ -127,6 +128,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(disk)], check=True)
 
 
+@pytest.mark.fault("disk full: objects, in embed")
 def test_embed_on_a_full_disk_says_so_and_goes_on_when_there_is_space(
     undisturbed: Any, small_disk: Path, tmp_path: Path
 ) -> None:

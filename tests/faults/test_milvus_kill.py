@@ -51,6 +51,7 @@ def build_in(ports: Ports) -> dict[str, Any]:
     return facts
 
 
+@pytest.mark.fault("kill -9 of a Milvus server in upsert")
 def test_a_server_killed_while_it_is_loaded_ends_with_the_whole_build(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

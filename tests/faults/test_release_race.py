@@ -53,6 +53,7 @@ def place(request, tmp_path):
         yield f"s3://{s3_kit.BUCKET}/race"
 
 
+@pytest.mark.fault("publications that raced", times=PROCESSES * TIMES)
 def test_every_generation_has_one_winner_and_losers_learn_which_it_was(place, tmp_path):
     key = tmp_path / "keys" / "release.pem"
     command = [sys.executable, "-c", RACER, place, str(key)]

@@ -122,6 +122,7 @@ def kill_one(cluster: SparkCluster, ports: Ports, said: dict[str, Any]) -> None:
     said["parts"] = len(ports.objects.list("embeddings"))
 
 
+@pytest.mark.fault("kill -9 of a Spark executor")
 def test_an_executor_killed_in_the_middle_of_embed_changes_nothing(cluster: SparkCluster, tmp_path: Path) -> None:
     undisturbed = run_stage(home_of(tmp_path / "undisturbed"), "embed").facts
     ports, said = home_of(tmp_path / "cluster", cluster.url), {}
@@ -143,6 +144,7 @@ def test_an_executor_killed_in_the_middle_of_embed_changes_nothing(cluster: Spar
         time.sleep(0.1)
 
 
+@pytest.mark.fault("kill -9 of a Spark executor")
 def test_an_executor_killed_in_the_middle_of_index_changes_nothing(
     cluster: SparkCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

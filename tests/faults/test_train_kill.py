@@ -65,6 +65,7 @@ def kill_when(home: Path, ready) -> None:
     assert process.wait() == -signal.SIGKILL
 
 
+@pytest.mark.fault("kill -9 in train")
 def test_killed_trainings_end_with_the_same_adapter(tmp_path):
     calm, killed = tmp_path / "calm", tmp_path / "killed"
     calm.mkdir()

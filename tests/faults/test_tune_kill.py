@@ -37,6 +37,7 @@ def finish(home: Path) -> str:
     return folder.name
 
 
+@pytest.mark.fault("kill -9 in tune")
 def test_a_killed_tuning_leaves_no_model_and_is_gone_on_with(tmp_path):
     home = tmp_path / "killed"
     process, deadline = start(home), time.monotonic() + 400
