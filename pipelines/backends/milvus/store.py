@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.backends.milvus import bulk
+from pipelines.backends.milvus import bulk, lite
 from pipelines.backends.milvus import filters as filtering
 from pipelines.backends.milvus.rows import ACCESS, COLLECTION, SHOWN, entities, hit, indexes, schema, valid_collection
 from pipelines.core.names import valid_corpus_name
@@ -36,20 +36,6 @@ _KEEPALIVE = {"grpc.keepalive_time_ms": 300_000, "grpc.keepalive_permit_without_
 
 PAGE = 10_000
 """Rows of one page when all are read back: 16 MB at 384 dimensions. A page costs milvus-lite a look at every key."""
-
-
-def _locked(folder: Path) -> bool:
-    """True when another process holds the milvus-lite folder."""
-    import fcntl
-
-    try:
-        with (folder / "LOCK").open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
-    return False
 
 
 class MilvusStore:
@@ -94,7 +80,7 @@ class MilvusStore:
         try:
             return MilvusClient(self._uri, timeout=30, grpc_options=_KEEPALIVE)
         except Exception as exc:  # pymilvus raises its own and gRPC's errors here
-            if not self._server and _locked(Path(self._uri)):
+            if not self._server and lite.locked(Path(self._uri)):
                 raise BackendError(
                     f"{self._uri} is in use by another process; for several at once start its server with: make up"
                 ) from exc
@@ -133,13 +119,25 @@ class MilvusStore:
         return frozenset(field["name"] for field in self._client.describe_collection(collection)["fields"])
 
     def _ready(self, collection: str) -> frozenset[str]:
-        """Load the collection into memory, once (collections reopen as not loaded); its fields. NotFound without it."""
+        """Load the collection into memory, once (collections reopen as not loaded); its fields.
+
+        NotFound when there is none. One in a milvus-lite folder that cannot be read is removed first: it can be loaded
+        again from its build, and nothing else mends it.
+        """
         if valid_collection(collection) not in self._searchable:
-            with self._said_plainly(f"loading {collection}"):
-                if not self._exists(collection):
-                    raise NotFound(f"Milvus at {self._uri} has no collection {collection}")
-                self._client.load_collection(collection)
-                self._searchable[collection] = self._fields(collection)
+            try:
+                with self._said_plainly(f"loading {collection}"):
+                    if not self._exists(collection):
+                        raise NotFound(f"Milvus at {self._uri} has no collection {collection}")
+                    self._client.load_collection(collection)
+                    fields = self._fields(collection)
+            except BackendError as exc:
+                if self._server or "_client" not in self.__dict__:  # it may be the way there, or another process
+                    raise
+                self.close()
+                lite.forget(Path(self._uri), collection)
+                raise NotFound(f"{collection} in {self._uri} was damaged, and removed; load it again") from exc
+            self._searchable[collection] = fields
         return self._searchable[collection]
 
     @cached_property
@@ -166,6 +164,8 @@ class MilvusStore:
         with self._said_plainly(f"loading {collection}"):
             known = self._exists(collection)
             if not known:
+                if not self._server:
+                    lite.forget(Path(self._uri), collection)
                 with_bm25 = {"full_text": self._full_text}
                 self._client.create_collection(
                     collection,
