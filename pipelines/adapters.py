@@ -35,15 +35,16 @@ def digest(folder: Path) -> str:
 
 
 def seal(objects: ObjectStore, folder: Path) -> str:
-    """Copy an adapter folder into the store; returns its key `adapters/DIGEST`. The same adapter is written once."""
+    """Copy an adapter folder into the store; returns its key `adapters/DIGEST`. The same adapter is written once; what
+    the store lost or damaged of it since is written again."""
     key = f"adapters/{digest(folder)}"
-    if f"{key}/{_SEAL}" in objects.list(f"{key}/"):
-        return key
     contents = {name: (folder / name).read_bytes() for name in FILES}
-    for name, data in contents.items():
-        objects.put(f"{key}/{name}", data)
     sealed = {name: digest_bytes(data) for name, data in contents.items()}
-    objects.put(f"{key}/{_SEAL}", (json.dumps(sealed, indent=1) + "\n").encode())
+    contents[_SEAL] = (json.dumps(sealed, indent=1) + "\n").encode()
+    there = set(objects.list(f"{key}/"))
+    for name, data in contents.items():
+        if f"{key}/{name}" not in there or objects.get(f"{key}/{name}") != data:
+            objects.put(f"{key}/{name}", data)
     return key
 
 

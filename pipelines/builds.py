@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from pipelines.core.digests import digest_row, digest_set
+from pipelines.core.digests import combine_sets, digest_row, digest_set
 from pipelines.errors import IntegrityError, NotFound
 from pipelines.ports import Embedder, ObjectStore, VectorStore
 
@@ -24,11 +24,14 @@ Spread = Callable[[Sequence[str], Callable[[str], int]], int]
 
 
 def build_facts(objects: ObjectStore, key: str) -> dict[str, Any]:
-    """What the embed stage said when the build was whole; NotFound when there is no such build."""
+    """What the embed stage said when the build was whole; NotFound when there is no such build, IntegrityError
+    when that is damaged."""
     try:
         facts: dict[str, Any] = json.loads(objects.get(f"{key}/embed.json"))
     except KeyError as exc:
         raise NotFound(f"there is no whole build at {key} in the object store") from exc
+    except ValueError as exc:
+        raise IntegrityError(f"{key}/embed.json is damaged; run stage embed again") from exc
     return facts
 
 
@@ -45,8 +48,9 @@ def build_rows(objects: ObjectStore, build: Facts, *, columns: Sequence[str] | N
     """Arrow record batches of a build, part by part; one part (at most some 50 MB) is in memory at a time. They have
     `access` also where the build was written before there were labels.
 
-    `build` has `key` and `parts`. NotFound names a part that is gone.
+    `build` has `key` and `parts`. NotFound names a part that is gone, IntegrityError one that is damaged.
     """
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     from pipelines.schemas import with_access
@@ -56,9 +60,27 @@ def build_rows(objects: ObjectStore, build: Facts, *, columns: Sequence[str] | N
             data = objects.get(f"{build['key']}/{part}")
         except KeyError as exc:
             raise NotFound(f"{build['key']}/{part} is not in the object store; run stage embed again") from exc
-        with pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True) as file:
-            batches = file.iter_batches(batch_size=BATCH, columns=columns)
-            yield from map(with_access, batches) if columns is None or "access" in columns else batches
+        try:
+            with pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True) as file:
+                batches = file.iter_batches(batch_size=BATCH, columns=columns)
+                yield from map(with_access, batches) if columns is None or "access" in columns else batches
+        except (pa.ArrowException, OSError) as exc:
+            raise IntegrityError(f"{build['key']}/{part} is damaged; run stage embed again") from exc
+
+
+def parquet_digest(objects: ObjectStore, build: Facts) -> tuple[int, str]:
+    """(rows, order-free digest) of the build's Parquet in the object store. NotFound names a part that is gone,
+    IntegrityError one that is damaged."""
+    import numpy as np
+
+    count, total = 0, digest_set(())
+    for batch in build_rows(objects, build):  # all columns: what is not digested has checksums of its own
+        vectors = np.asarray(batch.column("vector").flatten(), dtype="<f4").reshape(batch.num_rows, -1)
+        texts = map(labelled, batch.column("text_digest").to_pylist(), batch.column("access").to_pylist())
+        rows = zip(batch.column("key").to_pylist(), texts, vectors, strict=True)
+        total = combine_sets([total, digest_set(digest_row(k.encode(), t.encode(), v.tobytes()) for k, t, v in rows)])
+        count += batch.num_rows
+    return count, total
 
 
 def held(store: VectorStore, collection: str) -> tuple[int, str]:

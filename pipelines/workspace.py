@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.errors import NotFound
+from pipelines.errors import IntegrityError, NotFound
 
 
 def write_whole(path: Path, text: str) -> bool:
     """Write `text` by rename, only when it differs; True when it did."""
-    if path.is_file() and path.read_text(encoding="utf-8") == text:
+    if path.is_file() and path.read_bytes() == text.encode():
         return False
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
@@ -65,12 +65,14 @@ class Workspace:
         return (self.root / "receipts" / f"{stage}.json").is_file()
 
     def receipt(self, stage: str) -> dict[str, Any]:
-        """The facts that `stage` left; NotFound says how to make them."""
+        """The facts that `stage` left; NotFound says how to make them, IntegrityError when the file is damaged."""
         path = self.root / "receipts" / f"{stage}.json"
         try:
             facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError as exc:
             raise NotFound(f"{self.corpus} has no {stage} yet; run: assay run {self.corpus}") from exc
+        except ValueError as exc:
+            raise IntegrityError(f"{self.corpus}: receipts/{stage}.json is damaged; run stage {stage} again") from exc
         return facts
 
     def measured(self, stage: str) -> dict[str, Any]:

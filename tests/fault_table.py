@@ -44,6 +44,17 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     return report
 
 
+def flip(file: Path) -> None:
+    """One bit in the middle of the file."""
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 0x80
+    file.write_bytes(bytes(data))
+
+
+def truncate(file: Path) -> None:
+    os.truncate(file, file.stat().st_size // 2)
+
+
 def rows_of(reports: Sequence[Any]) -> list[dict[str, Any]]:
     """One row per fault, in the order of their names; skipped tests tried nothing."""
     counts: dict[str, list[int]] = {}

@@ -9,30 +9,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pipelines.backends.releaselog import key_id, public_file, read_public_key
-from pipelines.builds import build_rows, held
-from pipelines.core.digests import combine_sets, digest_row, digest_set
-from pipelines.core.nouns import labelled
+from pipelines.builds import held, parquet_digest
 from pipelines.errors import IntegrityError, NotFound
-from pipelines.ports import ObjectStore
 from pipelines.released import adapter_folder, embedder_of, longer_of, require_valid, reranker_of
 from pipelines.settings import Settings
 from pipelines.wiring import Wiring
 
 Json = Mapping[str, Any]
-
-
-def parquet_digest(objects: ObjectStore, index: Json) -> tuple[int, str]:
-    """(rows, order-free digest) of the build's Parquet in the object store. NotFound names a part that is gone."""
-    import numpy as np
-
-    count, total = 0, digest_set(())
-    for batch in build_rows(objects, index, columns=["key", "text_digest", "access", "vector"]):
-        vectors = np.asarray(batch.column("vector").flatten(), dtype="<f4").reshape(batch.num_rows, -1)
-        texts = map(labelled, batch.column("text_digest").to_pylist(), batch.column("access").to_pylist())
-        rows = zip(batch.column("key").to_pylist(), texts, vectors, strict=True)
-        total = combine_sets([total, digest_set(digest_row(k.encode(), t.encode(), v.tobytes()) for k, t, v in rows)])
-        count += batch.num_rows
-    return count, total
 
 
 def _agree(what: str, found: tuple[int, str], index: Json) -> str:
