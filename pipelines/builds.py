@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pipelines.core.digests import combine_sets, digest_row, digest_set
+from pipelines.core.nouns import labelled
 from pipelines.errors import IntegrityError, NotFound
 from pipelines.ports import Embedder, ObjectStore, VectorStore
 

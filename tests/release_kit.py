@@ -77,12 +77,6 @@ def build(
 ) -> dict[str, Any]:
     """Version the texts, with gold questions and examples; embed each text as one chunk, write Parquet and marker, load
     Milvus; the embed stage's facts. `access`: labels of those texts that are not public."""
-
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from pipelines.schemas import VECTORS
-
     access = {**dict.fromkeys(texts, PUBLIC), **(access or {})}
     documents = [
         Document(key, key.title(), text, "text/plain", key, access=access[key]) for key, text in sorted(texts.items())
@@ -92,6 +86,20 @@ def build(
     block = yaml.safe_dump(wiring.params.model_dump(mode="json"))
     (wiring.workspace.root / "params.yaml").write_text(block, encoding="utf-8")
     wiring.versioner.snapshot("Land the documents")
+    facts = embedded(wiring, documents)
+    load_build(wiring.store, wiring.objects, facts)
+    wiring.store.close()
+    return facts
+
+
+def embedded(wiring: Wiring, documents: Sequence[Document]) -> dict[str, Any]:
+    """Embed each document as one chunk, write Parquet and, last, the marker; the embed stage's facts."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from pipelines.schemas import VECTORS
+
+    access = {document.id: document.access for document in documents}
     chunks = [Chunk(d.id, 0, 0, len(d.text), d.text, 20) for d in documents]
     vectors = wiring.embedder.embed_batch([chunk.text for chunk in chunks])
     table = pa.Table.from_pylist(
@@ -107,7 +115,7 @@ def build(
     )  # fmt: skip
     sink = io.BytesIO()
     pq.write_table(table, sink, write_page_checksum=True)
-    corpus_digest = content_digest({row["id"]: row["digest"] for row in rows})
+    corpus_digest = content_digest({document.id: document.digest for document in documents})
     collection = f"b_{CORPUS}_{digest_json([corpus_digest, wiring.embedder.digest])[:16]}"
     marks = (
         digest_row(c.id.encode(), labelled(c.text_digest, access[c.document]).encode(), v.tobytes())
@@ -121,8 +129,6 @@ def build(
     }  # fmt: skip
     wiring.objects.put(f"{facts['key']}/part-00000.parquet", sink.getvalue())
     wiring.objects.put(f"{facts['key']}/embed.json", json.dumps(facts).encode())
-    load_build(wiring.store, wiring.objects, facts)
-    wiring.store.close()
     return facts
 
 

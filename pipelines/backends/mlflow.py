@@ -151,6 +151,25 @@ class MlflowRun:
                 self._client.log_batch(self.run_id, tags=[RunTag(k, str(v)) for k, v in values.items()])
 
 
+def _made_whole(database: Path) -> None:
+    """A database with all its tables, made beside its place and renamed: MLflow cannot open one whose making was
+    killed. Readers (the UI) and a writer do not block each other in the WAL mode, which stays with the file."""
+    from mlflow import MlflowClient
+
+    if not database.exists():
+        building = database.with_suffix(".building")
+        for left in database.parent.glob(f"{building.name}*"):
+            left.unlink()
+        uri = f"sqlite:///{building}"
+        made = MlflowClient(uri, registry_uri=uri)
+        made.search_experiments(max_results=1)
+        made.search_registered_models(max_results=1)
+        building.replace(database)
+    with sqlite3.connect(database) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+    connection.close()
+
+
 class MlflowRegistry:
     """A `ports.Registry`. `uri` is `sqlite:///FILE` or a server's address; `artifacts` is where an SQLite-backed
     experiment keeps its files (a server decides that itself)."""
@@ -184,11 +203,8 @@ class MlflowRegistry:
         from mlflow import MlflowClient
 
         with self._alone(), _said_plainly(f"opening {self.uri}"):
-            if self._database is not None and not self._database.exists():
-                # Readers (the UI) and a writer do not block each other in this mode; it stays with the file.
-                with sqlite3.connect(self._database) as connection:
-                    connection.execute("PRAGMA journal_mode=WAL")
-                connection.close()
+            if self._database is not None:
+                _made_whole(self._database)
             client = MlflowClient(self.uri, registry_uri=self.uri)
             client.search_experiments(max_results=1)
             client.search_registered_models(max_results=1)
