@@ -133,12 +133,14 @@ def state() -> Json:
     history = [log.read(kit.CORPUS, generation) for generation in log.generations(kit.CORPUS)]
     builds = sorted({key.split("/")[1] for key in wiring.objects.list("builds")})
     client = wiring.registry._client
+    # The envelope holds when it was made, so its digest is not compared.
     models = {
-        name: sorted(sorted(v.tags.items()) for v in client.search_model_versions(f"name = '{name}'"))
+        name: sorted(
+            sorted(tag for tag in version.tags.items() if tag[0] != "assay.digest")
+            for version in client.search_model_versions(f"name = '{name}'")
+        )
         for name in (kit.CORPUS, f"{kit.CORPUS}-index")
     }
-    # The envelope holds when it was made, so its digest is not compared.
-    models = {name: [[t for t in v if t[0] != "assay.digest"] for v in found] for name, found in models.items()}
     experiment = client.get_experiment_by_name(kit.CORPUS).experiment_id
     runs = [(r.info.run_name, r.info.status) for r in client.search_runs([experiment])]
     alias = client.get_model_version_by_alias(kit.CORPUS, "champion").tags["assay.generation"]
