@@ -33,6 +33,7 @@ from pipelines.corpus_files import (
     write_files,
 )
 from pipelines.errors import BadInput
+from pipelines.locks import exclusive
 from pipelines.params import CorpusParams, Fetch
 from pipelines.ports import Ports
 from pipelines.tasks import require_gold
@@ -42,7 +43,15 @@ _QRELS = ("test.tsv", "dev.tsv", "train.tsv")
 
 
 def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> tuple[bool, str]:
-    """(whether staging/fetched changed, one line of counts). BadInput names the file and line that cannot be used."""
+    """(whether staging/fetched changed, one line of counts). BadInput names the file and line that cannot be used.
+
+    One at a time: of two at once the second waits.
+    """
+    with exclusive(workspace.root / "measured" / "fetch.lock", patience=600, what=f"the fetch of {workspace.corpus}"):
+        return _run(params, workspace, ports=ports)
+
+
+def _run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> tuple[bool, str]:
     target, aside = workspace.fetched, workspace.root / "staging" / ".fetched.old"
     mend(target, aside=aside)
     building = fresh(workspace.root / "staging" / ".fetched.building")
