@@ -19,6 +19,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from pipelines.builds import parquet_digest
 from pipelines.chunk_sets import database, parquet, part_name, read_part
 from pipelines.core.costs import Spent
 from pipelines.core.digests import combine_sets, digest_json, digest_row, digest_set
@@ -26,11 +27,11 @@ from pipelines.core.index_choice import choose_index
 from pipelines.core.names import collection_name
 from pipelines.core.nouns import Report, labelled
 from pipelines.embeddings import Plan, Rows, Texts, cache_folder
-from pipelines.errors import IntegrityError
+from pipelines.errors import IntegrityError, NotFound
 from pipelines.params import CorpusParams
 from pipelines.ports import Embedder, ObjectStore, Paid, Ports
 from pipelines.schemas import EMBEDDINGS, VECTORS
-from pipelines.tombstones import claim
+from pipelines.tombstones import MARKERS, claim
 from pipelines.workspace import Workspace
 
 SCHEMA = VECTORS
@@ -161,12 +162,28 @@ def _embed_missing(spark: Any, plan: Plan, ports: Ports, *, folder: str, partiti
 
 
 def whole_build(objects: ObjectStore, folder: str) -> dict[str, Any] | None:
-    """The facts of a build whose marker and every part are there; else None."""
+    """The facts of a build whose marker and every part are there; else None. The parts are not read."""
     there = set(objects.list(folder))
     if f"{folder}/embed.json" not in there:
         return None
-    facts: dict[str, Any] = json.loads(objects.get(f"{folder}/embed.json"))
+    try:
+        facts: dict[str, Any] = json.loads(objects.get(f"{folder}/embed.json"))
+    except ValueError:
+        return None
     return facts if all(f"{folder}/{part}" in there for part in facts["parts"]) else None
+
+
+def _known(objects: ObjectStore, folder: str) -> dict[str, Any] | None:
+    """The facts of a build that is there, every row read again. What is left of a damaged one loses its markers: it is
+    made again, with the same content, before it is sealed."""
+    facts = whole_build(objects, folder)
+    try:
+        if facts is not None and parquet_digest(objects, facts) == (facts["rows"], facts["digest"]):
+            return facts
+    except (IntegrityError, NotFound):
+        pass
+    objects.delete([f"{folder}/{name}" for name in MARKERS])
+    return None
 
 
 def _cost(embedder: Embedder, objects: ObjectStore, made: Sequence[str]) -> Spent | None:
@@ -224,7 +241,7 @@ def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> Report:
     collection = collection_name(workspace.corpus, build_digest(chunks, embedder=embedder.digest, index=index))
     folder = f"builds/{collection}"
     claim(objects, folder, settings=ports.settings)
-    if known := whole_build(objects, folder):
+    if known := _known(objects, folder):
         return _report(known, embedded=0, seconds=time.monotonic() - started)
     from pipelines.backends.spark import session
 

@@ -19,9 +19,10 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.builds import held
+from pipelines.builds import held, parquet_digest
 from pipelines.errors import BadInput
 from pipelines.settings import checkout
+from tests.fault_table import flip, truncate
 from tests.index_kit import Ports, documents_of, params_of, ports_of, rules, run_stage, write_corpus
 
 pytestmark = pytest.mark.faults
@@ -112,6 +113,31 @@ def test_embed_killed_after_its_first_part_ends_the_same(undisturbed: Any, tmp_p
     assert seal["digest"] == undisturbed["digest"]
     keys = [key for key, _, _ in ports.store.rows(undisturbed["collection"])]
     assert len(keys) == len(set(keys))
+
+
+def test_a_damaged_build_is_made_again_by_embed_with_the_same_rows(
+    undisturbed: Any, tmp_path: Path, faults: Any
+) -> None:
+    ports = home_of(tmp_path)
+    run_stage(ports, "embed")
+    folder = tmp_path / "objects" / undisturbed["key"]
+    damages = {"bit flip": (flip, "part-00000.parquet"), "removal": (Path.unlink, "part-00000.parquet")}
+    for what, (damage, part) in damages.items():
+        with faults(f"{what}: Parquet of a build, embedded again"):
+            run_stage(ports, "index")
+            damage(folder / part)
+            again = run_stage(ports, "embed")
+            assert (again.facts, again.measured["embedded"]) == (undisturbed, 0)
+            assert not (folder / "seal.json").exists()  # until Milvus was compared with it
+    with faults("truncation: marker and seal of a build, embedded and indexed again", times=2):
+        run_stage(ports, "index")
+        truncate(folder / "embed.json")
+        assert run_stage(ports, "embed").facts == undisturbed
+        run_stage(ports, "index")
+        truncate(folder / "seal.json")
+        assert run_stage(ports, "index").facts == undisturbed
+    assert parquet_digest(ports.objects, undisturbed) == (undisturbed["rows"], undisturbed["digest"])
+    assert held(ports.store, undisturbed["collection"]) == (undisturbed["rows"], undisturbed["digest"])
 
 
 @pytest.fixture
