@@ -6,6 +6,7 @@ Nothing heavy is imported here: each command imports what it uses.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -303,6 +304,11 @@ def main() -> None:
         sys.exit(1)
     except BrokenPipeError:
         os._exit(1)
+    except OSError as exc:
+        if exc.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(f"assay: no space left for {exc.filename or 'what is written'}; free some", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -125,6 +125,9 @@ class DvcVersioner:
         with self._git.locked():
             if self._git.has_commit():
                 return
+            git = self._root / ".git"
+            if not (git / "packed-refs").exists() and not any(path.is_file() for path in (git / "refs").rglob("*")):
+                shutil.rmtree(git, ignore_errors=True)  # what an interrupted init left; git does not mend its HEAD
             self._git.run("init", "--quiet", "--initial-branch=main")
             self._git.run("config", "user.name", "Assay")
             self._git.run("config", "user.email", "assay@localhost")
@@ -135,7 +138,7 @@ class DvcVersioner:
 
     def _newest(self) -> dict[str, Any] | None:
         """The record in the newest revision tag. A tag of that form that we did not write is passed over."""
-        if not (self._root / ".git").is_dir():
+        if not self._git.has_commit():  # none yet, or the making of the repository was interrupted
             return None
         form = "%(refname:short)%09%(*objectname)%09%(contents:body)"
         found: dict[int, dict[str, Any]] = {}
