@@ -105,12 +105,13 @@ def _misled(days: int) -> None:
     from datetime import UTC, datetime, timedelta
     from types import SimpleNamespace
 
-    from pipelines.actions import gc, promote, rollback
+    from pipelines import released
+    from pipelines.actions import gc
 
     def now(*_: Any) -> datetime:
         return datetime.now(UTC) + timedelta(days=days)
 
-    promote.now = rollback.now = lambda: now().isoformat(timespec="seconds")
+    released.now = lambda: now().replace(microsecond=0)
     gc.datetime = SimpleNamespace(now=now)  # type: ignore[misc, assignment]
 
 

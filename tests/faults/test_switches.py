@@ -21,10 +21,10 @@ from typing import Any
 import pytest
 
 from pipelines.actions import gc, promote
-from pipelines.actions.promote import now
 from pipelines.builds import load_build
 from pipelines.core.manifest import restored
 from pipelines.core.nouns import Document
+from pipelines.released import now
 from pipelines.settings import Settings, checkout
 from pipelines.wiring import Wiring
 from tests import release_kit as kit
@@ -130,7 +130,7 @@ def test_a_reader_sees_whole_generations_over_two_hundred_switches(
         assert reader.saw() == [2]
         for generation in range(3, SWITCHES + 3):
             target, newer = (first, second) if generation % 2 else (second, first)
-            made = restored(target, [newer], generation=generation, created=now())
+            made = restored(target, [newer], generation=generation, created=now().isoformat())
             with faults("a switch under a reader, with build, drop and gc beside it"):
                 began = time.monotonic()
                 reader.go("anew" if generation % 10 == 0 else "once")

@@ -24,7 +24,7 @@ def test_an_id_of_a_line_names_no_file(tmp_path, key):
     home.fetch()
     assert [row["id"] for row in home.files.rows] == [f"faq.jsonl#{key}"]
     names = ["documents.parquet", "examples.jsonl", "quarantine.jsonl", "questions.jsonl", "source/faq.jsonl"]
-    assert everything(home) == [f"staging/fetched/{name}" for name in names]
+    assert everything(home) == ["measured/fetch.lock", *(f"staging/fetched/{name}" for name in names)]
     assert not list(tmp_path.rglob("*escaped*")) and not os.path.lexists("/etc/escaped")
 
 
