@@ -59,6 +59,20 @@ def cpu_seconds(root: int | None = None) -> float:
     return total
 
 
+def _own_seconds(seen: dict[tuple[int, float], float], root: int | None) -> float:
+    """CPU of every process that was ever looked at, each by itself, as last seen; `seen` is kept between looks.
+
+    PySpark's daemon ignores SIGCHLD, so the CPU of a worker that ends before its session is added to nobody.
+    """
+    for process in tree(root):
+        try:
+            used = process.cpu_times()
+            seen[process.pid, process.create_time()] = used.user + used.system
+        except psutil.Error:
+            continue
+    return sum(seen.values())
+
+
 def _adopt() -> None:
     """Orphans below this process become its children (Linux): Spark kills the parent of its Python workers at the end
     of a session, and their CPU would be lost with it."""
@@ -67,9 +81,13 @@ def _adopt() -> None:
 
 @contextmanager
 def metered(*, root: int | None = None, every: float = 0.1) -> Iterator[Cost]:
-    """Fill a Cost with what the block cost. Memory is looked at every `every` seconds, per process (name and id)."""
+    """Fill a Cost with what the block cost. Memory is looked at every `every` seconds, per process (name and id); so is
+    CPU, of which the larger of two counts holds: ended children where they were waited for, and what was last seen of
+    each process."""
     cost, ended = Cost(), threading.Event()
+    seen: dict[tuple[int, float], float] = {}
     _adopt()
+    held_before = _own_seconds(seen, root)
 
     def look() -> None:
         while True:
@@ -80,6 +98,7 @@ def metered(*, root: int | None = None, every: float = 0.1) -> Iterator[Cost]:
                 except psutil.Error:
                     continue
                 cost.peak_mib[label] = max(cost.peak_mib.get(label, 0.0), held)
+            _own_seconds(seen, root)
             if ended.wait(every):
                 return
 
@@ -92,6 +111,7 @@ def metered(*, root: int | None = None, every: float = 0.1) -> Iterator[Cost]:
         cost.wall, cost.cpu = time.perf_counter() - began, cpu_seconds(root) - before
         ended.set()
         watcher.join()
+        cost.cpu = max(cost.cpu, _own_seconds(seen, root) - held_before)
 
 
 def shared_data(name: str) -> Path:

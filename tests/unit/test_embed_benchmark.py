@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 import os
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from benchmarks import embed
+from benchmarks import embed, harness
 from benchmarks.alternatives import with_assay
 from benchmarks.alternatives.scoring import Reader, best_documents, ndcg, place, tokens_lost
 from benchmarks.alternatives.systems import Ours, command
@@ -161,3 +162,21 @@ def test_a_command_that_fails_says_its_last_line(tmp_path: Path) -> None:
     said = "import sys; print('one'); sys.exit('the disk is full')"
     with pytest.raises(BackendError, match=r"ended with 1: the disk is full \(see "):
         command([sys.executable, "-c", said], os.environ, log=tmp_path / "log")
+
+
+UNWAITED = """
+import os, signal, time
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+if os.fork() == 0:
+    while time.process_time() < 0.6:
+        pass
+    os._exit(0)
+time.sleep(1.5)
+"""
+
+
+def test_cpu_of_a_worker_that_nobody_waited_for_is_counted():
+    """As PySpark's daemon leaves its workers: 0.6 seconds of work, less what ran after the last look at it."""
+    with harness.metered(every=0.05) as cost:
+        subprocess.run([sys.executable, "-c", UNWAITED], check=True)
+    assert cost.cpu > 0.4
