@@ -222,7 +222,8 @@ class MilvusStore:
         stages that judge the whole index, restricts nothing.
 
         A collection without the field `access` is searched without the condition on it, for one reason: it was loaded
-        before there were labels, so all that it holds is public (`load` puts nothing else into it).
+        before there were labels, so all that it holds is public: `load` puts nothing else into it, and its name is a
+        digest of its content.
 
         NotFound without a collection; a question without words finds nothing by BM25. BadConfig for a mode that the
         collection does not have, BadInput for a filter or label that is none. IntegrityError, and no passage, when
@@ -231,9 +232,10 @@ class MilvusStore:
         searches = {"dense": self._dense, "bm25": self._bm25, "hybrid": self._hybrid}
         if mode not in searches:
             raise BadConfig(f"retrieve.mode is {mode!r}; one of {', '.join(searches)}")
-        seen = filtering.readable(labels)
+        seen, where = filtering.readable(labels), filtering.expression(filters, labels=labels)
         fields = self._ready(collection)
-        where = filtering.expression(filters, labels=seen if ACCESS in fields else None)
+        if ACCESS not in fields:
+            where = filtering.expression(filters, labels=None)
         if "sparse" not in fields and mode != "dense":
             raise BadConfig(
                 f"retrieve.mode is {mode}, but {collection} has no BM25: Milvus at {self._uri} was older than 2.5 when "
@@ -249,7 +251,7 @@ class MilvusStore:
         with self._said_plainly(f"searching {collection}"):
             raw = searches[mode](collection, questions, lists, **common)
         found = [[hit(one, mode, labels=ACCESS in fields) for one in hits] for hits in raw]
-        if seen is not None and not {one.access for hits in found for one in hits} <= {*seen}:
+        if seen is not None and any(one.access not in seen for hits in found for one in hits):
             raise IntegrityError(f"Milvus at {self._uri} found passages of {collection} outside of the reader's labels")
         return found
 
