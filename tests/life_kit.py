@@ -126,7 +126,7 @@ def read() -> Json:
 def state() -> Json:
     """Everything that two homes with one history must agree on, whatever was killed on the way."""
     from pipelines.builds import build_facts, held
-    from pipelines.corpus_files import tree_digest
+    from pipelines.corpus_files import file_digest, tree_digest
 
     wiring, settings = _wiring(), Settings.from_env()
     log, root = wiring.releases, wiring.workspace.root
@@ -149,6 +149,8 @@ def state() -> Json:
     def git(*words: str) -> list[str]:
         return subprocess.run(["git", *words], cwd=root, check=True, capture_output=True, text=True).stdout.splitlines()
 
+    files = (path for path in (settings.home / "remotes").rglob("*") if path.is_file())
+    remote = sorted((path.relative_to(settings.home).as_posix(), file_digest(path)) for path in files)
     return {
         "log": [[r["generation"], r["previous"], r["candidate"], r["revision"]["digest"]] for r in history],
         "served": [[r["revision"]["tag"], r["index"]["digest"], r.get("restores")] for r in history],
@@ -165,7 +167,7 @@ def state() -> Json:
         "subjects": git("log", "--format=%s"),
         "dirty": git("status", "--porcelain"),
         "corpus": tree_digest(root / "corpus"),
-        "remote": tree_digest(settings.home / "remotes"),
+        "remote": remote,
     }
 
 

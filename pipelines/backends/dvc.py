@@ -42,6 +42,13 @@ _SETTLE = 5
 """Most runs of one stage in a row because its inputs changed while it ran."""
 
 
+def _push(repo: Any, **how: Any) -> None:
+    """`dvc push`, from what is there: DVC keeps a list of what to push, and one that a full disk cut short would be
+    taken for whole, so that a folder arrives without its files."""
+    repo.drop_data_index()
+    repo.push(**how)
+
+
 class DvcVersioner:
     """`root` is the workspace, `remote` a folder or `s3://bucket/prefix` for its data.
 
@@ -79,7 +86,7 @@ class DvcVersioner:
                 return self._as_corpus(newest)
             with self._git.locked():
                 self._git.commit(message, *_RECORDED)
-            self._dvc(lambda repo: repo.push(targets=["corpus"]))
+            self._dvc(lambda repo: _push(repo, targets=["corpus"]))
             return self._tag(message, dvc=tracked, tree=tree)
 
     def reproduce(self, stage: str, *, force: bool = False) -> bool:
@@ -108,7 +115,7 @@ class DvcVersioner:
         """Commit everything that git tracks here, after pushing what dvc.lock names; an existing tag stays."""
         self._ready()
         if self._git.changed("dvc.lock"):
-            self._dvc(lambda repo: repo.push())
+            self._dvc(_push)
         with self._git.locked():
             self._git.commit(message, ".")
             if tag and not self._git.run("tag", "--list", tag)[1].strip():
