@@ -43,11 +43,11 @@ faults: setup
 e2e: setup
 	$(BIN)/pytest -m e2e
 
-# The browser tests wait a good deal for Airflow's scheduler: the other slow tests run beside them.
+# The browser tests wait a good deal for Airflow's scheduler: the other slow tests run beside them, file by file.
 test: check
 	$(MAKE) -j2 slow e2e
 slow: setup
-	$(BIN)/pytest -m "integration or faults"
+	$(BIN)/pytest -m "integration or faults" -n 2 --dist loadfile
 
 # Exit code 3: the advisories could not be had, so nothing was audited (infra/audit.py).
 audit: setup

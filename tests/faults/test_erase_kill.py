@@ -67,7 +67,7 @@ def served(service):
         service.ports.store.close()
 
 
-def test_killed_at_every_step_it_ends_alike_and_never_serves_the_document_again(settings):
+def test_killed_at_every_step_it_ends_alike_and_never_serves_the_document_again(settings, faults):
     first, second = (ask.Service(settings, views.release_manifest(settings, TINY, n)) for n in (1, 2))
     assert GONE in served(first)
     assert len(kit.grep(settings.home)) >= 6
@@ -75,14 +75,15 @@ def test_killed_at_every_step_it_ends_alike_and_never_serves_the_document_again(
     while killed:
         killed = killed_after(steps)  # one step more each time, begun where the one before was killed
         steps += killed
-        denied = bool(log_of(first.ports).entries(TINY))
-        try:
-            found = served(first)
-        except NotFound as exc:
-            assert denied and "no longer kept" in str(exc)
-        else:
-            assert (GONE in found) is not denied
-        assert served(second) == set(kit.TEXTS) - {GONE}
+        with faults("kill -9 at a step of erase, and readers after it", times=int(killed)):
+            denied = bool(log_of(first.ports).entries(TINY))
+            try:
+                found = served(first)
+            except NotFound as exc:
+                assert denied and "no longer kept" in str(exc)
+            else:
+                assert (GONE in found) is not denied
+            assert served(second) == set(kit.TEXTS) - {GONE}
         assert steps < 60
     assert steps >= 12
     (entry,) = erase.listed(settings, TINY)
