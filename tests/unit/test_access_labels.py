@@ -4,6 +4,7 @@ before there were any is read as public."""
 import io
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipelines import tuning
 from pipelines.actions.verify import parquet_digest
 from pipelines.backends.objects import ObstoreObjects
 from pipelines.builds import build_rows
@@ -247,6 +249,27 @@ def test_options_are_not_learnt_from_restricted_examples(tmp_path):
     examples = [gold.with_labels(first, {first["evidence"][0]["document"]: "hr"}), *others]
     found = labels_of(params, [], examples, ports=wiring(tmp_path, params))
     assert found == sorted(example["completion"] for example in others)
+
+
+def test_tuning_learns_from_nothing_restricted(monkeypatch):
+    """Neither from questions that rest on it nor from its passages as wrong answers."""
+    seen = {}
+
+    def search(store, embedder, collection, questions, **how):
+        seen.update(how, questions=questions)
+        return [[] for _ in questions]
+
+    monkeypatch.setattr(tuning, "search", search)
+    monkeypatch.setattr(tuning, "_held", lambda *_: tuning.Held({}, {}))
+    embedder = SimpleNamespace(embed_batch=lambda texts: np.zeros((len(texts), 2)))
+    ports = SimpleNamespace(store=None, embedder=embedder)
+    questions = [
+        {"question": "Open?", "evidence": [{"document": "a"}]},
+        {"question": "Closed?", "evidence": [{"document": "b", "access": "hr"}]},
+    ]
+    for labels, asked in (((), ["Open?"]), (("hr",), ["Open?", "Closed?"])):
+        tuning.mined(ports, {"collection": "c"}, questions, depth=3, params=params_of(mix={"labels": labels}))
+        assert (seen["questions"], seen["labels"]) == (asked, labels)
 
 
 def test_a_passage_is_shown_with_its_label_where_that_is_not_public(capsys):
