@@ -122,16 +122,16 @@ v.snapshot("demo", content=Path({str(new)!r}))
 
 
 FETCH = """
-from types import SimpleNamespace as S
 from pipelines import params
 from pipelines.actions import fetch
 from pipelines.settings import Settings, checkout
+from pipelines.wiring import Wiring
 from pipelines.workspace import Workspace
 {patch}
 root = Path({root!r})
 shipped = params.load_corpus(checkout() / "params.yaml", "handbook")
 source = params.Source(documents=str(root / "landing"))
-ports = S(settings=Settings(root / "home", checkout() / "params.yaml", "local[1]"), path=Path)
+ports = Wiring(Settings(root / "home", checkout() / "params.yaml", "local[1]"), "demo", shipped)
 fetch.run(shipped.model_copy(update=dict(source=source)), Workspace(root / "home" / "w" / "demo", "demo"), ports=ports)
 """
 FETCH_STEPS = {
