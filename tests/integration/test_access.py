@@ -179,7 +179,6 @@ def test_the_command_takes_labels_and_shows_them(settings):
 def test_the_registered_model_takes_labels(settings):
     import mlflow
 
-    before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(settings.mlflow_uri)
     try:
         model = mlflow.pyfunc.load_model(f"models:/{TINY}@champion")
@@ -191,7 +190,7 @@ def test_the_registered_model_takes_labels(settings):
             model.predict([ASKED["board"]], params={"labels": "Board"})
         model.unwrap_python_model().service.ports.store.close()
     finally:
-        mlflow.set_tracking_uri(before)
+        mlflow.set_tracking_uri(None)  # it stands in the environment, which later stages would read
     assert all("minutes.jsonl#may" not in cited[labels] for labels in (None, "", "hr"))
     assert cited["hr, board"]
 
