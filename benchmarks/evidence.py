@@ -69,7 +69,7 @@ def handbook_block(home: Path, *, quick: bool) -> dict[str, Any]:
     block["generate"]["reply_schema"] = str(checkout() / block["generate"]["reply_schema"])
     block["generate"]["max_new_tokens"] = 160  # a reply that is cut off is no valid JSON
     block["answer"] = {"max_questions": 6 if quick else QUESTIONS["handbook"], "batch": 48}
-    return block | {"train": {"steps": 2 if quick else STEPS["handbook"], "batch": 8}}
+    return block | {"train": {"steps": 2 if quick else STEPS["handbook"]}}
 
 
 def instructions_block(home: Path, *, quick: bool) -> dict[str, Any]:

@@ -37,10 +37,10 @@ def test_the_set_its_digest_its_remarks_and_its_page(tmp_path, definition):
     ports = wiring(tmp_path, params, definition)
     report = mix.run(params, workspace, ports=ports)
     rows = list(read_jsonl(workspace.training / "train.jsonl"))
-    assert report.facts["train"] == len(rows) == 140 and report.facts["source"] == "examples"
-    assert report.facts["validation"] == len(list(read_jsonl(workspace.training / "validation.jsonl"))) == 33
+    assert report.facts["train"] == len(rows) == 127 and report.facts["source"] == "examples"
+    assert report.facts["validation"] == len(list(read_jsonl(workspace.training / "validation.jsonl"))) == 32
     assert report.facts["screened"] == {"policy": "refuse", "found": {}}
-    said = "140 training and 33 validation chats from examples, 138 of them with passages; nothing sensitive found"
+    said = "127 training and 32 validation chats from examples, 124 of them with passages; nothing sensitive found"
     assert report.summary == said
     remarks = list(read_jsonl(workspace.training / "remarks.jsonl"))
     assert [(r["id"], r["reason"], r["dropped"]) for r in remarks] == [("services-e012", "shares_evidence", False)]
@@ -150,7 +150,7 @@ def test_a_set_that_a_long_prompt_taught(tmp_path, definition):
     report = mix.run(params, workspace, ports=ports)
     taught = report.facts["teacher"]
     assert taught["asked"] == taught["kept"] == report.facts["train"] + report.facts["validation"]
-    assert "teacher: 173 asked, every reply kept" in report.summary
+    assert "teacher: 159 asked, every reply kept" in report.summary
     prompt = LongPrompt.of(json.loads(distilled_prompt(workspace).read_text()))
     assert prompt.digest == taught["prompt"] and len(prompt.shots) == 4
     for row in read_jsonl(workspace.training / "train.jsonl"):
