@@ -208,6 +208,76 @@ def show(reference: Reference, as_json: AsJson = False) -> None:
 
 
 @app.command()
+def promote(name: Name) -> None:
+    """Publish the judged candidate, if its verdict passed, as the next generation."""
+    from pipelines.actions.promote import promote_candidate
+
+    print(promote_candidate(Settings.from_env(), name))
+
+
+@app.command()
+def approve(
+    name: Name,
+    by: Annotated[str, typer.Option(help="Who decides; it goes into the release's manifest.")],
+    reject: Annotated[bool, typer.Option("--reject", help="Say no, with --reason.")] = False,
+    reason: Annotated[str | None, typer.Option(help="Why it is rejected.")] = None,
+) -> None:
+    """Approve the judged candidate, where promote.approval is mlflow: sets the tags of its model version."""
+    from pipelines.actions.approve import approve_candidate
+
+    print(approve_candidate(Settings.from_env(), name, by=by, reject=reject, reason=reason))
+
+
+@app.command()
+def rollback(
+    name: Name,
+    to: Annotated[int | None, typer.Option(help="Generation to return to; default: the one before.")] = None,
+) -> None:
+    """Publish a new generation that names an older build."""
+    from pipelines.actions.rollback import rollback_release
+
+    print(rollback_release(Settings.from_env(), name, to=to))
+
+
+@app.command()
+def verify(reference: Reference) -> None:
+    """Check a release: signature, and every digest that it binds."""
+    from pipelines.actions.verify import verify_release
+
+    corpus, generation = reference_of(reference)
+    for line in verify_release(Settings.from_env(), corpus, generation):
+        print(line)
+
+
+@app.command()
+def pull(reference: Reference, to: Annotated[Path, typer.Option(help="An empty or absent folder.")]) -> None:
+    """Copy a verified release into a folder: manifest, index rows, adapter, embedder."""
+    from pipelines.actions.pull import pull_release
+
+    corpus, generation = reference_of(reference)
+    print(pull_release(Settings.from_env(), corpus, generation, to=to))
+
+
+@app.command()
+def reconcile(name: Name) -> None:
+    """Bring MLflow's and Milvus's aliases back in line with the release log."""
+    from pipelines.actions.reconcile import reconcile_corpus
+
+    print(reconcile_corpus(Settings.from_env(), name))
+
+
+@app.command()
+def gc(
+    grace: Annotated[float, typer.Option(help="Hours that something must have been unneeded before it goes.")] = 24.0,
+) -> None:
+    """Remove builds, adapters and chunk sets that no kept release and no workspace needs (promote.keep)."""
+    from pipelines.actions.gc import collect
+
+    for line in collect(Settings.from_env(), grace=grace):
+        print(line, flush=True)
+
+
+@app.command()
 def status(as_json: AsJson = False) -> None:
     """Every corpus: revision, candidate, verdict, release."""
     from pipelines.actions.views import overview
