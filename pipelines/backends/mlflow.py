@@ -156,18 +156,21 @@ def _made_whole(database: Path) -> None:
     killed. Readers (the UI) and a writer do not block each other in the WAL mode, which stays with the file."""
     from mlflow import MlflowClient
 
-    if not database.exists():
-        building = database.with_suffix(".building")
-        for left in database.parent.glob(f"{building.name}*"):
-            left.unlink()
-        uri = f"sqlite:///{building}"
-        made = MlflowClient(uri, registry_uri=uri)
-        made.search_experiments(max_results=1)
-        made.search_registered_models(max_results=1)
-        building.replace(database)
-    with sqlite3.connect(database) as connection:
+    if database.exists():
+        return
+    building = database.with_suffix(".building")
+    for left in database.parent.glob(f"{building.name}*"):
+        left.unlink()
+    uri = f"sqlite:///{building}"
+    made = MlflowClient(uri, registry_uri=uri)
+    made.search_experiments(max_results=1)
+    made.search_registered_models(max_results=1)
+    for store in (made._tracking_client.store, made._get_registry_client().store):
+        store.engine.dispose()  # a connection that stays open on a renamed file knows nothing of its WAL
+    with sqlite3.connect(building) as connection:
         connection.execute("PRAGMA journal_mode=WAL")
     connection.close()
+    building.replace(database)
 
 
 class MlflowRegistry:
