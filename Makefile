@@ -43,12 +43,13 @@ faults: setup
 e2e: setup
 	$(BIN)/pytest -m e2e
 
-# The slow tiers run beside each other: browser tests wait a good deal for Airflow's scheduler, fault tests for what
-# they kill. (pytest-xdist is of no use to them: under its workers PySpark ends a process that imports Great
-# Expectations.)
+# The browser tests wait a good deal for Airflow's scheduler: the other slow tests run beside them, a tier at a time.
+# (pytest-xdist is of no use to them: under its workers PySpark ends a process that imports Great Expectations.)
 test: check
-	$(MAKE) -j3 integration faults e2e
-slow: integration faults
+	$(MAKE) -j2 slow e2e
+slow: setup
+	$(BIN)/pytest -m integration
+	$(BIN)/pytest -m faults
 
 # Exit code 3: the advisories could not be had, so nothing was audited (infra/audit.py).
 audit: setup

@@ -66,7 +66,7 @@ def run(module: str, *arguments: str, env) -> subprocess.CompletedProcess:
         cwd=checkout(),
         capture_output=True,
         text=True,
-        timeout=1500,
+        timeout=2400,
     )
 
 
