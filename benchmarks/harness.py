@@ -59,20 +59,6 @@ def cpu_seconds(root: int | None = None) -> float:
     return total
 
 
-def _own_seconds(seen: dict[tuple[int, float], float], root: int | None) -> float:
-    """CPU of every process that was ever looked at, each by itself, as last seen; `seen` is kept between looks.
-
-    PySpark's daemon ignores SIGCHLD, so the CPU of a worker that ends before its session is added to nobody.
-    """
-    for process in tree(root):
-        try:
-            used = process.cpu_times()
-            seen[process.pid, process.create_time()] = used.user + used.system
-        except psutil.Error:
-            continue
-    return sum(seen.values())
-
-
 def _adopt() -> None:
     """Orphans below this process become its children (Linux): Spark kills the parent of its Python workers at the end
     of a session, and their CPU would be lost with it."""
@@ -83,26 +69,29 @@ def _adopt() -> None:
 def metered(*, root: int | None = None, every: float = 0.1) -> Iterator[Cost]:
     """Fill a Cost with what the block cost. Memory is looked at every `every` seconds, per process (name and id); so is
     CPU, of which the larger of two counts holds: ended children where they were waited for, and what was last seen of
-    each process."""
+    each process. PySpark's daemon ignores SIGCHLD, so a worker that ends before its session is in the second alone."""
     cost, ended = Cost(), threading.Event()
     seen: dict[tuple[int, float], float] = {}
     _adopt()
-    held_before = _own_seconds(seen, root)
 
     def look() -> None:
-        while True:
-            for process in tree(root):
-                try:
-                    label = f"{process.name()} {process.pid}"
-                    held = process.memory_info().rss / 2**20
-                except psutil.Error:
-                    continue
-                cost.peak_mib[label] = max(cost.peak_mib.get(label, 0.0), held)
-            _own_seconds(seen, root)
-            if ended.wait(every):
-                return
+        for process in tree(root):
+            try:
+                label = f"{process.name()} {process.pid}"
+                held = process.memory_info().rss / 2**20
+                used = process.cpu_times()
+                seen[process.pid, process.create_time()] = used.user + used.system
+            except psutil.Error:
+                continue
+            cost.peak_mib[label] = max(cost.peak_mib.get(label, 0.0), held)
 
-    watcher = threading.Thread(target=look, daemon=True)
+    def watch() -> None:
+        while not ended.wait(every):
+            look()
+
+    look()
+    held_before = sum(seen.values())
+    watcher = threading.Thread(target=watch, daemon=True)
     began, before = time.perf_counter(), cpu_seconds(root)
     watcher.start()
     try:
@@ -111,7 +100,8 @@ def metered(*, root: int | None = None, every: float = 0.1) -> Iterator[Cost]:
         cost.wall, cost.cpu = time.perf_counter() - began, cpu_seconds(root) - before
         ended.set()
         watcher.join()
-        cost.cpu = max(cost.cpu, _own_seconds(seen, root) - held_before)
+        look()
+        cost.cpu = max(cost.cpu, sum(seen.values()) - held_before)
 
 
 def shared_data(name: str) -> Path:

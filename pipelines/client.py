@@ -33,7 +33,7 @@ LOOK_EVERY = 10.0
 class Release:
     """One corpus's release. Safe to be used from several threads.
 
-    `generation` pins it; None floats. `look_every` is in seconds; None looks only when `refresh` is called. NotFound
+    `generation` pins it; None floats. `look_every` is in seconds; None looks only when `refresh` is called. NotFound,
     IntegrityError and Expired when there is nothing right to begin with.
     """
 

@@ -218,3 +218,14 @@ def candidate(
     sync_champion(wiring)
     scored(wiring, facts, **scores)
     return judged(wiring)
+
+
+def run_promote(settings: Settings) -> tuple[bool, str]:
+    """The graph's last node, as the runner calls it; its store is closed after it."""
+    from pipelines.actions import promote
+
+    wiring = Wiring.of(settings, CORPUS)
+    try:
+        return promote.run(wiring.params, wiring.workspace, ports=wiring)
+    finally:
+        wiring.store.close()

@@ -35,14 +35,6 @@ def later(monkeypatch):
     return lambda days: monkeypatch.setattr(released, "now", lambda: REAL_NOW() + timedelta(days=days))
 
 
-def run_promote(settings):
-    wiring = Wiring.of(settings, TINY)
-    try:
-        return promote.run(wiring.params, wiring.workspace, ports=wiring)
-    finally:
-        wiring.store.close()
-
-
 def registered(settings):
     """Index and adapter as their stages register them in MLflow; the versions."""
     wiring = Wiring.of(settings, TINY)
@@ -88,7 +80,7 @@ def refused(settings, tmp_path, generation):
 def test_the_manifest_says_when_it_expires_and_which_versions_it_was_made_of(settings):
     kit.candidate(settings)
     versions = registered(settings)
-    assert run_promote(settings)[0]
+    assert kit.run_promote(settings)[0]
     manifest = newest(settings)
     assert manifest["evaluation"]["versions"] == versions
     wiring = Wiring.of(settings, TINY)
@@ -114,7 +106,7 @@ def test_from_that_moment_on_it_is_refused_and_a_client_refuses_what_it_holds(se
 
 def test_the_graph_does_not_renew_a_person_does(settings, later):
     later(DAYS)
-    changed, said = run_promote(settings)
+    changed, said = kit.run_promote(settings)
     assert not changed and said.startswith("unchanged at generation 1, which expired at ")
     with pytest.raises(Expired):
         ask.find_passages(settings, TINY, ASKED)
@@ -144,7 +136,7 @@ def test_it_may_be_renewed_before_it_is_refused_and_a_client_follows(settings, l
 def test_a_rollback_makes_what_it_restores_valid_anew(settings, later, tmp_path):
     later(3 * DAYS)
     kit.candidate(settings, kit.NEWER)
-    assert run_promote(settings)[1].startswith("generation 4")
+    assert kit.run_promote(settings)[1].startswith("generation 4")
     with pytest.raises(Expired):
         ask.find_passages(settings, TINY, ASKED, generation=3)
     assert "generation 5 serves what generation 1 served" in rollback.rollback_release(settings, TINY)

@@ -35,14 +35,6 @@ def settings(tmp_path_factory):
     os.environ.update(before)
 
 
-def run_promote(settings):
-    wiring = Wiring.of(settings, TINY)
-    try:
-        return promote.run(wiring.params, wiring.workspace, ports=wiring)
-    finally:
-        wiring.store.close()
-
-
 def client(settings):
     from mlflow import MlflowClient
 
@@ -88,7 +80,7 @@ def test_before_the_first_release_everything_says_how(settings):
 
 def test_a_rejected_candidate_is_a_result_and_is_not_released(settings):
     kit.candidate(settings, ndcg=0.1)
-    changed, summary = run_promote(settings)
+    changed, summary = kit.run_promote(settings)
     assert not changed
     assert summary == "rejected: retrieval.ndcg@10 is 0.100, at least 0.3 is asked; " + (
         "retrieval.recall@10 is 0.100, at least 0.5 is asked"
@@ -101,7 +93,7 @@ def test_a_rejected_candidate_is_a_result_and_is_not_released(settings):
 
 def test_the_first_release_and_its_projections(settings):
     facts = kit.candidate(settings)
-    assert run_promote(settings) == (True, "generation 1: arm rag, revision r1")
+    assert kit.run_promote(settings) == (True, "generation 1: arm rag, revision r1")
     manifest = views.release_manifest(settings, TINY, None)
     assert manifest["candidate"] == facts["candidate"]
     assert manifest["revision"]["tag"] == "r1"
@@ -116,7 +108,7 @@ def test_the_first_release_and_its_projections(settings):
 
 
 def test_again_nothing_is_published_and_lost_projections_come_back(settings):
-    assert run_promote(settings) == (False, "unchanged at generation 1")
+    assert kit.run_promote(settings) == (False, "unchanged at generation 1")
     client(settings).delete_registered_model_alias(TINY, "champion")
     wiring = Wiring.of(settings, TINY)
     wiring.store.drop(wiring.releases.read(TINY)["index"]["collection"])
@@ -130,7 +122,7 @@ def test_again_nothing_is_published_and_lost_projections_come_back(settings):
 def test_a_newer_revision_is_judged_against_the_first_and_released(settings):
     facts = kit.candidate(settings, kit.NEWER)
     assert (facts["against"], facts["passed"]) == (1, True)
-    assert run_promote(settings) == (True, "generation 2: arm rag, revision r2")
+    assert kit.run_promote(settings) == (True, "generation 2: arm rag, revision r2")
     assert generations(settings) == [2, 1]
     assert champion(settings).tags["assay.generation"] == "2"
     assert tags(settings) == {"g1", "g2"}
@@ -255,10 +247,10 @@ def test_a_verdict_against_an_older_champion_loses_and_the_next_run_judges_again
     kit.scored(wiring, facts)
     assert kit.judged(wiring)["against"] == 1
     with pytest.raises(PromotionConflict, match="judged against generation 1, but generation 2 was released since"):
-        run_promote(settings)
+        kit.run_promote(settings)
     assert generations(settings) == [2, 1]
     assert kit.judged(wiring)["against"] == 2
-    assert run_promote(settings)[1].startswith("generation 3: arm rag, revision r3")
+    assert kit.run_promote(settings)[1].startswith("generation 3: arm rag, revision r3")
 
 
 def test_rollback_publishes_an_older_build_and_holds_what_it_withdrew(settings):
@@ -273,7 +265,7 @@ def test_rollback_publishes_an_older_build_and_holds_what_it_withdrew(settings):
     assert champion(settings).tags["assay.generation"] == "4"
     assert milvus_alias(settings) == first["index"]["collection"]
     assert kit.candidate(settings, kit.NEWER)["against"] == 4
-    assert run_promote(settings) == (
+    assert kit.run_promote(settings) == (
         False, "held back: generation 4 rolled it back; to release it again: assay promote tiny",
     )  # fmt: skip
     assert promote.promote_candidate(settings, TINY) == "tiny: generation 5: arm rag, revision r4"
