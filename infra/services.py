@@ -1,7 +1,8 @@
 """Start and stop the real services on 127.0.0.1, without Docker: Airflow, Milvus (lite server) and MLflow.
 
 Each runs in a session of its own with its log under ASSAY_HOME/logs. `run/services.json` says what runs; Assay's
-commands find Milvus through it. Stopping ends every process of those sessions and their children, and checks.
+commands find Milvus through it. Stopping ends every process of those sessions and their children, and checks. Starting
+again where some died starts those alone, after what they left running has ended.
 
     python -m infra.services up | down
 """
@@ -19,13 +20,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
 import psutil
 
+from infra.sessions import end_sessions, gone
 from pipelines.errors import AssayError, BackendError, MissingTool
 from pipelines.settings import Settings, checkout
+from pipelines.workspace import write_whole
 
 HOST = "127.0.0.1"
 PORTS = {"airflow": 8080, "mlflow": 5000, "milvus": 19530, "spark": 7077}
@@ -35,6 +39,11 @@ USER = "admin"
 def port(service: str) -> int:
     """The service's port: ASSAY_<SERVICE>_PORT or the default."""
     return int(os.environ.get(f"ASSAY_{service.upper()}_PORT") or PORTS[service])
+
+
+def _service(process: str) -> str:
+    """`airflow` of `airflow-scheduler`: the service that a process is of."""
+    return process.split("-")[0]
 
 
 def require_free(service: str) -> None:
@@ -57,6 +66,7 @@ class Services:
     settings: Settings
     names: tuple[str, ...]
     processes: dict[str, int] = field(default_factory=dict)
+    began: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     @property
     def file(self) -> Path:
@@ -105,6 +115,8 @@ class Services:
             "AIRFLOW__CORE__DAGS_FOLDER": str(checkout() / "dags"),
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
             "AIRFLOW__CORE__PARALLELISM": os.environ.get("AIRFLOW__CORE__PARALLELISM", "4"),
+            # A scheduler that died took its tasks along: after a minute, not five, they have another attempt.
+            "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "30",
             "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{self.airflow_url}/execution/",
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{USER}:admin",
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(self.airflow_home / "passwords.json"),
@@ -116,6 +128,28 @@ class Services:
         if "milvus" in self.names:
             env["ASSAY_MILVUS_URI"] = f"http://{HOST}:{port('milvus')}"
         return env
+
+    def commands(self) -> dict[str, list[str]]:
+        """What runs, by the name of its log; Airflow's components one by one, since `standalone` would serve logs on
+        all interfaces (ports 8793 and 8794)."""
+        tools, mlflow = Path(sys.executable).parent, self.settings.home / "mlflow"
+        airflow = str(tools / "airflow")
+        found = {
+            "milvus": [
+                *(str(tools / "milvus-lite"), "server", "--data-dir", str(self.settings.milvus_lite)),
+                *("--host", HOST, "--port", str(port("milvus"))),
+            ],
+            "airflow-api": [airflow, "api-server", "--host", HOST, "--port", str(port("airflow"))],
+            "airflow-scheduler": [airflow, "scheduler", "--skip-serve-logs"],
+            "airflow-dag-processor": [airflow, "dag-processor"],
+            "airflow-triggerer": [airflow, "triggerer", "--skip-serve-logs"],
+            "mlflow": [
+                *(str(tools / "mlflow"), "server", "--host", HOST, "--port", str(port("mlflow")), "--workers", "1"),
+                *("--backend-store-uri", f"sqlite:///{mlflow / 'mlflow.db'}"),
+                *("--default-artifact-root", str(mlflow / "artifacts")),
+            ],
+        }
+        return {name: command for name, command in found.items() if _service(name) in self.names}
 
     def spawn(self, name: str, command: list[str]) -> None:
         """Start one process in its own session, its output in logs/NAME.log."""
@@ -133,35 +167,32 @@ class Services:
             )
         self.processes[name] = process.pid
 
-    def start(self) -> None:
-        """Start all named services and return when each answers; on any failure, all are ended again."""
-        running = self.settings.services
-        if running:
+    def start(self, *, again: bool = False) -> None:
+        """Start all named services and return when each answers; `again`: those of them that died since the last start.
+        On any failure, what was started here is ended again."""
+        before = self._recorded()
+        kept = {name: pid for name, pid in before.items() if self._lives(pid)}
+        missing = {name: command for name, command in self.commands().items() if name not in kept}
+        if not missing or (kept and not again):
             raise MissingTool("Assay's services are running already; stop them with: make down")
-        for name in self.names:
+        new = [name for name in self.names if not any(_service(other) == name for other in kept)]
+        for name in new:
             require_free(name)
-        tools = Path(sys.executable).parent
+        # The workers of a scheduler that is gone do not heed SIGTERM.
+        end_sessions([pid for pid in before.values() if gone(pid)], patience=2)
+        self.began = datetime.now(UTC)
         try:
-            if "milvus" in self.names:
-                data = self.settings.milvus_lite
-                data.parent.mkdir(parents=True, exist_ok=True)
-                self.spawn(
-                    "milvus",
-                    [
-                        str(tools / "milvus-lite"),
-                        "server",
-                        *("--data-dir", str(data)),
-                        *("--host", HOST, "--port", str(port("milvus"))),
-                    ],
-                )
-            if "airflow" in self.names:
-                self._start_airflow(str(tools / "airflow"))
-            if "mlflow" in self.names:
-                self._start_mlflow(str(tools / "mlflow"))
+            for name in self.names:
+                if name in new:
+                    self._prepare(name)
+                for process, command in missing.items():
+                    if _service(process) == name:
+                        self.spawn(process, command)
             self._wait()
         except BaseException:
-            self.stop()
+            end_sessions(list(self.processes.values()))
             raise
+        self.processes = {name: {**kept, **self.processes}[name] for name in self.commands()}
         uris = {"airflow": self.airflow_url, "mlflow": self.mlflow_url, "milvus": f"http://{HOST}:{port('milvus')}"}
         self.file.parent.mkdir(parents=True, exist_ok=True)
         known = {
@@ -169,34 +200,38 @@ class Services:
             "processes": self.processes,
             "uris": {name: uri for name, uri in uris.items() if name in self.names},
         }
-        self.file.write_text(json.dumps(known))
+        write_whole(self.file, json.dumps(known))
 
-    def _start_airflow(self, airflow: str) -> None:
-        migrated = subprocess.run([airflow, "db", "migrate"], env=self.environment(), capture_output=True, text=True)
-        if migrated.returncode != 0:
-            raise BackendError(f"airflow db migrate failed: {migrated.stderr.strip()[-300:]}")
-        # The components one by one: `standalone` would serve logs on all interfaces (ports 8793 and 8794).
-        self.spawn("airflow-api", [airflow, "api-server", "--host", HOST, "--port", str(port("airflow"))])
-        self.spawn("airflow-scheduler", [airflow, "scheduler", "--skip-serve-logs"])
-        self.spawn("airflow-dag-processor", [airflow, "dag-processor"])
-        self.spawn("airflow-triggerer", [airflow, "triggerer", "--skip-serve-logs"])
+    def _recorded(self) -> dict[str, int]:
+        """Process ids of the last start that was not stopped, by name."""
+        try:
+            return dict(json.loads(self.file.read_text())["processes"])
+        except (OSError, ValueError, KeyError):
+            return {}
 
-    def _start_mlflow(self, mlflow: str) -> None:
-        database = self.settings.home / "mlflow" / "mlflow.db"
-        artifacts = str(self.settings.home / "mlflow" / "artifacts")
-        if not database.is_file():
+    def _lives(self, pid: int) -> bool:
+        """Whether the process is the one that was recorded, which lived by then: a stranger that has its number by now
+        is younger than the record."""
+        try:
+            return not gone(pid) and psutil.Process(pid).create_time() <= self.file.stat().st_mtime
+        except (psutil.Error, OSError):
+            return False
+
+    def _prepare(self, name: str) -> None:
+        """What must be there before the service starts."""
+        if name == "milvus":
+            self.settings.milvus_lite.parent.mkdir(parents=True, exist_ok=True)
+        elif name == "airflow":
+            command = [str(Path(sys.executable).parent / "airflow"), "db", "migrate"]
+            migrated = subprocess.run(command, env=self.environment(), capture_output=True, text=True)
+            if migrated.returncode != 0:
+                raise BackendError(f"airflow db migrate failed: {migrated.stderr.strip()[-300:]}")
+        elif name == "mlflow" and not (self.settings.home / "mlflow" / "mlflow.db").is_file():
             # Made whole first: tasks may open it while the server would still be migrating it.
             from pipelines.backends.mlflow import MlflowRegistry
 
-            MlflowRegistry(self.settings.mlflow_uri, artifacts=Path(artifacts)).prepare()
-        store = f"sqlite:///{database}"
-        self.spawn(
-            "mlflow",
-            [
-                *(mlflow, "server", "--host", HOST, "--port", str(port("mlflow")), "--workers", "1"),
-                *("--backend-store-uri", store, "--default-artifact-root", artifacts),
-            ],
-        )
+            artifacts = self.settings.home / "mlflow" / "artifacts"
+            MlflowRegistry(self.settings.mlflow_uri, artifacts=artifacts).prepare()
 
     def _wait(self, *, timeout: float = 180) -> None:
         deadline = time.monotonic() + timeout
@@ -224,44 +259,16 @@ class Services:
             health = httpx.get(f"{self.airflow_url}/api/v2/monitor/health", timeout=5).json()
         except (OSError, httpx.HTTPError, ValueError):
             return False
-        parts = ("metadatabase", "scheduler", "dag_processor", "triggerer")
-        return all((health.get(part) or {}).get("status") == "healthy" for part in parts)
+        parts = ("scheduler", "dag_processor", "triggerer")
+        beats = [(health.get(part) or {}).get(f"latest_{part}_heartbeat") for part in parts]
+        # Airflow calls a part healthy for half a minute after its death: it must have been heard since this start.
+        return all(beat and datetime.fromisoformat(beat) > self.began for beat in beats)
 
     def stop(self) -> None:
         """End every process and its children: SIGTERM, then SIGKILL after 10 s; the file is removed last."""
         end_sessions(list(self.processes.values()))
         self.processes.clear()
         self.file.unlink(missing_ok=True)
-
-
-def _members(pids: list[int]) -> list[psutil.Process]:
-    """The processes, all their descendants, and all members of their sessions."""
-    found: dict[int, psutil.Process] = {}
-    for pid in pids:
-        with contextlib.suppress(psutil.Error):
-            parent = psutil.Process(pid)
-            for process in [parent, *parent.children(recursive=True)]:
-                found[process.pid] = process
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, ProcessLookupError):
-            if os.getsid(process.pid) in pids:
-                for member in [process, *process.children(recursive=True)]:
-                    found[member.pid] = member
-    return list(found.values())
-
-
-def end_sessions(pids: list[int]) -> None:
-    """End the sessions led by `pids`. BackendError names what would not die."""
-    members = _members(pids)
-    for sign, seconds in ((signal.SIGTERM, 10), (signal.SIGKILL, 5)):
-        for process in members:
-            with contextlib.suppress(psutil.Error):
-                process.send_signal(sign)
-        _, members = psutil.wait_procs(members, timeout=seconds)
-        members = list({process.pid: process for process in [*members, *_members(pids)]}.values())
-    alive = [str(p.pid) for p in members if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
-    if alive:
-        raise BackendError(f"processes {', '.join(alive)} did not end")
 
 
 @contextlib.contextmanager
@@ -271,18 +278,20 @@ def running(settings: Settings, *names: str) -> Iterator[Services]:
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         services.start()
-        yield services
+        try:
+            yield services
+        finally:
+            services.stop()
     finally:
-        services.stop()
         signal.signal(signal.SIGTERM, before)
 
 
 def up(settings: Settings) -> None:
-    """Leave Airflow, MLflow and Milvus running, and say where."""
+    """Leave Airflow, MLflow and Milvus running, and say where; of those that run already, start what died."""
     from infra.airflow_api import AirflowApi
 
     services = Services(settings, ("milvus", "airflow", "mlflow"))
-    services.start()
+    services.start(again=True)
     api = AirflowApi(services.airflow_url, USER, services.password)
     for dag in api.wait_for_dags({"upkeep"}):
         api.unpause(dag)

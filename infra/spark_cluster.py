@@ -21,7 +21,8 @@ from pathlib import Path
 
 import psutil
 
-from infra.services import HOST, end_sessions, port, require_free, run_verb
+from infra.services import HOST, port, require_free, run_verb
+from infra.sessions import end_sessions
 from pipelines.backends.spark import check_java
 from pipelines.errors import BackendError, MissingTool
 from pipelines.settings import QUIET, Settings
