@@ -60,7 +60,7 @@ class Release:
         require_valid(manifest)
         service = Service(self._settings, manifest)
         load_build(service.ports.store, service.ports.objects, manifest["index"])
-        for _ in verify_release(self._settings, self._corpus, manifest["generation"]):
+        for _ in verify_release(self._settings, self._corpus, manifest["generation"], generator=False):
             pass
         return service
 

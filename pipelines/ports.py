@@ -193,7 +193,7 @@ class VectorStore(Protocol):
         """The k best of each question; `mode` is dense, bm25 or hybrid (reciprocal rank fusion). `filters` keeps
         passages whose `document` or `title` is the value given, or one of those given. `labels` are the reader's: it
         gets what is public and what bears one of them, never anything else; None, for stages that judge the whole
-        index, restricts nothing."""
+        index, restricts nothing. Documents that were erased are never found."""
         ...
 
     def point(self, alias: str, collection: str) -> None:

@@ -10,8 +10,9 @@ from typing import Any
 from pipelines import adapters
 from pipelines.core.long_prompt import LongPrompt
 from pipelines.core.manifest import expired
+from pipelines.core.prompts import TUNED
 from pipelines.errors import Expired, IntegrityError, NotFound
-from pipelines.ports import Embedder, Ports, ReleaseLog, Reranker
+from pipelines.ports import Embedder, Generator, Ports, ReleaseLog, Reranker
 
 Manifest = Mapping[str, Any]
 
@@ -76,6 +77,23 @@ def adapter_folder(manifest: Manifest, ports: Ports) -> Path:
     if adapters.digest(folder) != wanted:
         raise IntegrityError(f"adapter {folder.name[:12]} is not what the release binds: {wanted[:12]}")
     return folder
+
+
+def generator_of(manifest: Manifest, ports: Ports) -> Generator:
+    """The generator that the release was judged with, its adapter merged where the arm has one; IntegrityError when the
+    base of that name, its tokenizer or the adapter is another now. `ports` are those of `Ports.as_released`."""
+    folder = adapter_folder(manifest, ports) if manifest["arm"] in TUNED else None
+    generator, wanted = ports.generator(folder), manifest["base"]
+    for what, found, bound in (
+        ("generator", generator.base_digest, wanted["digest"]),
+        ("tokenizer of generator", generator.tokenizer_digest, wanted["tokenizer"]),
+    ):
+        if found != bound:
+            raise IntegrityError(
+                f"{manifest['corpus']}@{manifest['generation']} was judged with {what} {wanted['name']} "
+                f"{str(bound)[:12]}, but {generator.name} has {found[:12]} here; it would answer otherwise"
+            )
+    return generator
 
 
 def longer_of(manifest: Manifest) -> LongPrompt | None:

@@ -195,6 +195,22 @@ def show_releases(result: Json, console: Console | None = None) -> None:
     print_table(console, f"{result['corpus']}: releases", table)
 
 
+def show_erasures(corpus: str, found: Sequence[Json], console: Console | None = None) -> None:
+    """Erasures with what was removed and what remains, and why."""
+    console = console or terminal()
+    if not found:
+        console.print(Text(f"{corpus}: nothing has been erased"))
+        return
+    table = new_table("erasure", "since (UTC)", "documents", "state", "removed", "remains")
+    for row in found:
+        receipt = row["receipt"] or {"state": "begun", "removed": [], "remains": []}
+        remains = "\n".join(f"{one['kind']} {one['place']}: {one['why']}" for one in receipt["remains"])
+        names = "\n".join(document["id"] for document in row["documents"])
+        since, gone = row["created"][:19].replace("T", " "), str(len(receipt["removed"]))
+        table.add_row(str(row["number"]), since, Text(names), receipt["state"], gone, Text(remains or "nothing"))
+    print_table(console, f"{corpus}: erasures", table)
+
+
 def show_manifest(manifest: Json, console: Console | None = None) -> None:
     """A release's manifest as indented JSON, as signed; `expires` says until when it is served."""
     import json

@@ -15,6 +15,7 @@ from datetime import datetime
 from typing import Any
 
 from pipelines.core.retention import TOMBSTONE
+from pipelines.erasures import removed_by
 from pipelines.errors import NotFound
 from pipelines.locks import exclusive
 from pipelines.ports import ObjectStore
@@ -73,4 +74,6 @@ def require_kept(objects: ObjectStore, manifest: Mapping[str, Any], *, adapter: 
             objects.get(key)
         except KeyError as exc:
             name, gone = f"{manifest['corpus']}@{manifest['generation']}", key.rpartition("/")[0]
-            raise NotFound(f"{name} is no longer kept: {gone} was removed (promote.keep)") from exc
+            erasure = removed_by(objects, manifest["corpus"], gone)
+            why = "promote.keep" if erasure is None else f"it held what erasure {erasure} removed"
+            raise NotFound(f"{name} is no longer kept: {gone} was removed ({why})") from exc

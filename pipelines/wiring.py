@@ -7,8 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from pipelines import erasures, ports, tuned
 from pipelines import params as params_module
-from pipelines import ports, tuned
 from pipelines.errors import BadConfig, NotTrainable
 from pipelines.params import CorpusParams
 from pipelines.settings import Settings, checkout, endpoint_url
@@ -136,8 +136,8 @@ class Wiring:
         from pipelines.backends.milvus import MilvusStore
         from pipelines.backends.objects import ObstoreObjects
 
-        bulk = self.settings.milvus_bulk_uri
-        return MilvusStore(self.settings.milvus_uri, imports=ObstoreObjects(bulk) if bulk else None)
+        bulk, gone = self.settings.milvus_bulk_uri, erasures.log_of(self).erased_from
+        return MilvusStore(self.settings.milvus_uri, imports=ObstoreObjects(bulk) if bulk else None, erased=gone)
 
     @cached_property
     def registry(self) -> ports.Registry:

@@ -20,9 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.settings import Settings, checkout
+from tests import graph_kit, life_kit
 from tests import release_kit as kit
-from tests.life_kit import STEPS, Json
 
+Json = dict[str, Any]
+STEPS = life_kit.STEPS | graph_kit.STEPS
 EAGER = ("mlflow.pyfunc", "pymilvus", "milvus_lite", "great_expectations", "dvc.repo", "pyarrow.parquet", "openvino")
 
 
@@ -67,7 +69,8 @@ class Zygote:
         return int(said["started"])
 
     def finish(self, pid: int, *, delay: float | None = None) -> Ended:
-        """Let the process go on, if it stopped, and wait for its end."""
+        """Let the process go on, if it stopped, and wait for its end. `delay` is counted from its beginning; 0 kills it
+        where it stopped."""
         return Ended(**self._asked({"finish": pid, "delay": delay}))
 
     def tell(self, settings: Settings, step: str, *arguments: Any, delay: float | None = None) -> Ended:
@@ -129,8 +132,8 @@ def _child(order: Json, out: int) -> None:
         import traceback
 
         said = {"said": None, "error": f"{exc!r}\n{traceback.format_exc()[-2000:]}"}
-    # So that the next child finds its imports done.
-    said["modules"] = sorted(sys.modules)
+    # So that the next child finds its imports done. Of a step that should have stopped nothing is read before it ends.
+    said["modules"] = [] if order["stop"] else sorted({*sys.modules, *graph_kit.IMPORTED})
     os.write(out, json.dumps(said).encode())
     os._exit(0)
 
@@ -150,15 +153,36 @@ def _started(order: Json, running: dict[int, tuple[int, float]]) -> Json:
     return {"started": pid, "stopped": stopped}
 
 
+def _kill(pid: int) -> None:
+    """kill -9 of a step and of all that it started: Spark's Python workers have a group of their own in its session."""
+    os.kill(pid, signal.SIGKILL)
+    while others := [other for other in _session(pid) if other != pid]:
+        for other in others:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(other, signal.SIGKILL)
+        time.sleep(0.002)
+
+
+def _session(pid: int) -> list[int]:
+    """The processes of a session that have not ended."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                state, _, _, session = (entry / "stat").read_text().rpartition(")")[2].split()[:4]
+                if int(session) == pid and state not in "ZX":
+                    found.append(int(entry.name))
+    return found
+
+
 def _finished(pid: int, delay: float | None, into: int, began: float) -> Json:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGCONT)
-    said, ends = b"", delay and began + delay
+    if delay != 0.0:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+    said, ends = b"", None if delay is None else began + delay
     while True:
-        if not select.select([into], [], [], max(0.0, ends - time.monotonic()) if ends else None)[0]:
-            with contextlib.suppress(ProcessLookupError):  # it has not become a leader yet
-                os.killpg(pid, signal.SIGKILL)
-            os.kill(pid, signal.SIGKILL)
+        if not select.select([into], [], [], max(0.0, ends - time.monotonic()) if ends is not None else None)[0]:
+            _kill(pid)
             ends = None
         elif not (part := os.read(into, 1 << 20)):
             break
@@ -166,6 +190,8 @@ def _finished(pid: int, delay: float | None, into: int, began: float) -> Json:
             said += part
     os.close(into)
     status = os.waitpid(pid, 0)[1]
+    while _session(pid):  # Spark's JVM clears its folder when its driver has ended
+        time.sleep(0.01)
     killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
     told = {} if killed else json.loads(said or b'{"error": "it ended without a word"}')
     for name in told.pop("modules", []):

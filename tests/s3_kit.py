@@ -48,7 +48,10 @@ def served() -> Iterator[Requests]:
     aws = {"AWS_ENDPOINT_URL": address, "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": SECRET}
     try:
         with mock.patch.dict(os.environ, {**aws, "AWS_REGION": "us-east-1", "AWS_DEFAULT_REGION": "us-east-1"}):
-            bucket = urllib.request.Request(f"{address}/{BUCKET}", method="PUT")  # noqa: S310 -- our own server
+            # moto keeps its state a process: without this, a second file of tests sees the objects of the first.
+            reset = urllib.request.Request(f"{address}/moto-api/reset", method="POST")  # noqa: S310 -- our own server
+            urllib.request.urlopen(reset).close()  # noqa: S310
+            bucket = urllib.request.Request(f"{address}/{BUCKET}", method="PUT")  # noqa: S310
             urllib.request.urlopen(bucket).close()  # noqa: S310
             yield requests
     finally:

@@ -2,11 +2,11 @@
 manifest says.
 
 A release is resolved through the log, its signature verified; params.yaml of today does not matter. The embedder that
-is loaded must be the one that the index was built with, the reranker the one that it was judged with. Nothing is
-written, except that a collection which Milvus lost is loaded again. A reader finds what is public and what bears one of
-the access labels that it is asked with, and nothing else: who may use which label is for the caller to know
-(docs/trust.md). Passages alone cost no generator: what they import
-is a light runtime, OpenVINO and tokenizers, and Milvus's client.
+is loaded must be the one that the index was built with, reranker and generator those that it was judged with. Nothing
+is written, except that a collection which Milvus lost is loaded again. A reader finds what is public and what bears one
+of the access labels that it is asked with, and nothing else: who may use which label is for the caller to know
+(docs/trust.md). Passages alone cost no generator: what they import is a light runtime, OpenVINO and tokenizers, and
+Milvus's client.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from functools import cached_property
 from typing import Any
 
 from pipelines.answering import prompts, speak
-from pipelines.core.prompts import TUNED, Reply, parse_reply
+from pipelines.core.prompts import Reply, parse_reply
 from pipelines.errors import BadInput, NotFound
 from pipelines.ports import Generator, Hit
-from pipelines.released import adapter_folder, embedder_of, longer_of, require_valid, reranker_of
+from pipelines.released import embedder_of, generator_of, longer_of, require_valid, reranker_of
 from pipelines.retrieval import Filters, search
 from pipelines.settings import Settings
 from pipelines.tombstones import require_kept
@@ -39,9 +39,7 @@ class Service:
 
     @cached_property
     def _generator(self) -> Generator:
-        if self.manifest["arm"] not in TUNED:
-            return self.ports.generator()
-        return self.ports.generator(adapter_folder(self.manifest, self.ports))
+        return generator_of(self.manifest, self.ports)
 
     def _search(
         self,

@@ -11,6 +11,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pipelines.actions.landing import FORMATS, LINES, Reader, is_beir
@@ -32,6 +33,7 @@ from pipelines.corpus_files import (
     swap_in,
     write_files,
 )
+from pipelines.erasures import log_of
 from pipelines.errors import BadInput
 from pipelines.locks import exclusive
 from pipelines.params import CorpusParams, Fetch
@@ -70,11 +72,12 @@ def _run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> tuple[b
 def _build(building: Path, params: CorpusParams, *, corpus: str, ports: Ports) -> str:
     """Read everything that landed into `building`; the counts in one line."""
     converter = Converter(ports.settings.cache / "converted")
-    source = ports.path(params.source.documents)
+    source, erased = ports.path(params.source.documents), log_of(ports).erased(corpus)
     with Spool(building / "found.sqlite") as spool:
-        reader = read_landing(source, building / "source", spool, params=params.fetch, converter=converter)
-        questions = _questions(params, source, building / "source", ports=ports)
-        examples = _examples(params, ports=ports)
+        how: dict[str, Any] = {"params": params.fetch, "converter": converter, "erased": erased}
+        reader = read_landing(source, building / "source", spool, **how)
+        questions, lost = gold.without(_questions(params, source, building / "source", ports=ports), erased)
+        examples, unlearnt = gold.without(_examples(params, ports=ports), erased)
         spool.settle()
         questions = [gold.with_passages(row, spool.texts(gold.unquoted(row))) for row in questions]
         questions, examples = (_with_labels(rows, spool, used=reader.labels) for rows in (questions, examples))
@@ -85,13 +88,25 @@ def _build(building: Path, params: CorpusParams, *, corpus: str, ports: Ports) -
     notes = _notes(building, passed_over=spool.passed_over, converted=converter.misses, missing=missing)
     notes += "".join(f"; {count} labelled {label}" for label, count in labels.items())
     notes += "".join(f"; fetch.access: {pattern!r} matches no document" for pattern in reader.idle)
+    if lost or unlearnt:
+        notes += f"; {lost} questions and {unlearnt} examples about erased documents left out"
     return f"{document_count(building)} documents, {len(questions)} questions, {len(examples)} examples{notes}"
 
 
-def read_landing(source: Path, into: Path, spool: Spool, *, params: Fetch, converter: Converter) -> Reader:
-    """Read a folder, a BEIR folder or a .jsonl file, landing raw files in `into`. BadInput without any document."""
+def read_landing(
+    source: Path,
+    into: Path,
+    spool: Spool,
+    *,
+    params: Fetch,
+    converter: Converter,
+    erased: Mapping[str, str] = MappingProxyType({}),
+) -> Reader:
+    """Read a folder, a BEIR folder or a .jsonl file, landing raw files in `into`; what was erased is quarantined.
+    BadInput without any document."""
     into.mkdir(parents=True, exist_ok=True)
-    reader = Reader(into, spool, max_mb=params.max_document_mb, converter=converter, access=params.access)
+    most, access = params.max_document_mb, params.access
+    reader = Reader(into, spool, max_mb=most, converter=converter, access=access, erased=erased)
     if source.is_file() and source.suffix.lower() == LINES:
         reader.lines(source, source.name, prefix="")
     elif source.is_dir() and is_beir(source):

@@ -3,7 +3,8 @@
 Retained are the releases of the newest `promote.keep` candidates of each corpus, and what its workspace's receipts
 name. What a collection finds unneeded gets a tombstone; what still is unneeded `grace` hours later is removed, from
 Milvus by its collection's own name and from the object store. Corpora without a workspace here, and the caches of
-vectors and replies, are not touched. It may be killed anywhere, and be run again.
+vectors and replies, are not touched. Erasures that are not finished are gone on with. It may be killed anywhere, and
+be run again.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 
 from pipelines import params as params_module
 from pipelines import tombstones
+from pipelines.actions.erase import resume
 from pipelines.backends.objects import ObstoreObjects
 from pipelines.backends.releaselog import SignedReleaseLog
 from pipelines.core import retention
@@ -97,4 +99,6 @@ def collect(settings: Settings, *, grace: float = GRACE) -> Iterator[str]:
             tombstones.remove(objects, folder, drop=drop)
             counts["removed"] += 1
             yield f"{folder}: removed"
+    for name in corpora:
+        yield from resume(settings, name)
     yield ", ".join(f"{count} {what}" for what, count in counts.items())

@@ -12,8 +12,9 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pipelines.backends.converter import CONVERTED, Converter, Unreadable, decoded
@@ -55,11 +56,19 @@ def walk(folder: Path) -> Iterator[tuple[str, Path, bool]]:
 
 class Reader:
     """Reads into one spool. `into` is the folder that receives the landed files; sizes are in MB (10**6); `access` are
-    patterns of `fetch.access`. Afterwards `idle` are those that no document matched, and `labels` says whether any
-    pattern or line speaks of labels."""
+    patterns of `fetch.access`; `erased` are ids of documents that are never taken up again, each with the day of its
+    erasure. Afterwards `idle` are those patterns that no document matched, and `labels` says whether any pattern or
+    line speaks of labels."""
 
     def __init__(
-        self, into: Path, spool: Spool, *, max_mb: float, converter: Converter, access: Mapping[str, str]
+        self,
+        into: Path,
+        spool: Spool,
+        *,
+        max_mb: float,
+        converter: Converter,
+        access: Mapping[str, str],
+        erased: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self._spool = spool
         self._root: Path | None = None
@@ -68,6 +77,8 @@ class Reader:
         self._most = int(max_mb * 1_000_000)
         self._converter = converter
         self._access, self.idle, self.labels = access, list(access), bool(access)
+        self._erased = erased
+        self._struck: set[int] = set()  # lines of the file that is being read: those of erased documents
 
     def _label(self, document: str) -> str:
         """What the patterns say: of those that match the last."""
@@ -89,6 +100,8 @@ class Reader:
                 self._spool.refuse(shown, "file name is not UTF-8", 0)
             elif path.is_dir():
                 self._spool.refuse(name, "a folder that cannot be read", 0, ids=f"{name}/*")
+            elif name in self._erased:
+                self._spool.refuse(name, f"erased on {self._erased[name]}", 0)
             elif path.suffix.lower() == LINES:
                 self.lines(path, name, prefix=f"{name}#")
             else:
@@ -100,10 +113,13 @@ class Reader:
         if copy is None:
             return
         before, mark = self._spool.good, self._spool.mark()
+        self._struck.clear()
         with copy.open("rb") as stream:
             for number, (line, size) in enumerate(_bounded_lines(stream, self._most), 1):
                 self._line(line, size, name=name, number=number, prefix=prefix)
-        if self._spool.good == before:
+        if self._struck:
+            _blank(copy, self._struck)
+        elif self._spool.good == before:
             size = copy.stat().st_size
             copy.unlink()
             bad, first = self._spool.take_back(mark)
@@ -189,6 +205,10 @@ class Reader:
             self._spool.refuse(where, str(exc), size, ids=f"{prefix}*")
             return
         document = f"{prefix}{key}"
+        if document in self._erased:
+            self._struck.add(number)
+            self._spool.refuse(document, f"erased on {self._erased[document]}", 0, place=where)
+            return
         self.labels = self.labels or row.get("access", PUBLIC) != PUBLIC
         row = {"access": self._label(document), **row}
         try:
@@ -214,6 +234,15 @@ def _written(copy: Path, stream: Any) -> Path:
     with copy.open("wb") as out:
         shutil.copyfileobj(stream, out, 1 << 20)
     return copy
+
+
+def _blank(copy: Path, struck: Collection[int]) -> None:
+    """Leave these lines of a landed copy empty: the others keep their numbers."""
+    kept = copy.with_name(f".{copy.name}.tmp")
+    with copy.open("rb") as lines, kept.open("wb") as out:
+        for number, line in enumerate(lines, 1):
+            out.write(b"\n" if number in struck else line)
+    kept.replace(copy)
 
 
 def _bounded_lines(stream: Any, most: int) -> Iterator[tuple[bytes, int]]:

@@ -25,6 +25,8 @@ from pipelines.actions.verify import parquet_digest
 from pipelines.backends.objects import ObstoreObjects
 from pipelines.backends.openvino import reopen
 from pipelines.backends.releaselog import public_file, read_public_key, unseal
+from pipelines.builds import build_rows
+from pipelines.erasures import log_of
 from pipelines.errors import BadInput, IntegrityError
 from pipelines.exports import opened
 from pipelines.ports import Paid, Ports
@@ -41,6 +43,19 @@ def _check_target(to: Path) -> None:
     if to.exists() or to.is_symlink():
         what = "a folder that is not empty" if to.is_dir() else "not a folder"
         raise BadInput(f"--to {to} is {what}; name an empty or absent folder")
+
+
+def _require_none_erased(ports: Ports, manifest: Json) -> None:
+    """IntegrityError when the build still holds a document that was erased: a copy of it is not made."""
+    corpus, index = manifest["corpus"], manifest["index"]
+    gone = log_of(ports).erased(corpus).keys()
+    batches = build_rows(ports.objects, index, columns=["document"]) if gone else ()
+    held = {document for batch in batches for document in batch["document"].to_pylist() if document in gone}
+    if held:
+        raise IntegrityError(
+            f"{corpus}@{manifest['generation']} holds {len(held)} erased document{'s' if len(held) > 1 else ''} and is "
+            f"not copied; release a newer generation: assay run {corpus}"
+        )
 
 
 def _copy_index(ports: Ports, index: Json, folder: Path) -> None:
@@ -93,6 +108,7 @@ def pull_release(settings: Settings, corpus: str, generation: int | None = None,
             (folder / "release.json").write_bytes(log.envelope(corpus, manifest["generation"]))
             shutil.copyfile(key_file, folder / "release.pub.pem")
             unseal((folder / "release.json").read_bytes(), read_public_key(folder / "release.pub.pem"), subject=name)
+            _require_none_erased(ports, manifest)
             _copy_index(ports, manifest["index"], folder / "index")
             _copy_models(ports, manifest, folder)
             folder.replace(to)

@@ -1,4 +1,4 @@
-"""Check a release against what it binds: signature, embedder, reranker, rows in Milvus, Parquet of the build, adapter.
+"""Check a release against what it binds: signature, embedder, reranker, rows in Milvus, Parquet, generator, adapter.
 
 Every digest is computed again from the bytes; nothing is believed because a marker says so. It repairs nothing.
 """
@@ -11,7 +11,7 @@ from typing import Any
 from pipelines.backends.releaselog import key_id, public_file, read_public_key
 from pipelines.builds import held, parquet_digest
 from pipelines.errors import IntegrityError, NotFound
-from pipelines.released import adapter_folder, embedder_of, longer_of, require_valid, reranker_of
+from pipelines.released import adapter_folder, embedder_of, generator_of, longer_of, require_valid, reranker_of
 from pipelines.settings import Settings
 from pipelines.wiring import Wiring
 
@@ -27,9 +27,11 @@ def _agree(what: str, found: tuple[int, str], index: Json) -> str:
     return f"{what}: {found[0]:,} rows, content {found[1][:16]}"
 
 
-def verify_release(settings: Settings, corpus: str, generation: int | None = None) -> Iterator[str]:
+def verify_release(
+    settings: Settings, corpus: str, generation: int | None = None, *, generator: bool = True
+) -> Iterator[str]:
     """A line per thing found right. IntegrityError on the first that is not; NotFound for an unknown release;
-    Expired."""
+    Expired. Without `generator` what only answers need is left out: it is compared when the first is asked for."""
     log = Wiring.of(settings, corpus).releases
     manifest = log.read(corpus, generation)
     signer = key_id(read_public_key(public_file(settings.signing_key)))
@@ -50,6 +52,9 @@ def verify_release(settings: Settings, corpus: str, generation: int | None = Non
         yield _agree(f"milvus {index['collection']}", held(ports.store, index["collection"]), index)
     except NotFound as exc:
         raise IntegrityError(f"the release binds what is gone: {exc}") from exc
+    if generator:
+        base = generator_of(manifest, ports)
+        yield f"generator: {base.name} {base.base_digest[:16]}"
     if manifest["adapter"]:
         adapter_folder(manifest, ports)
         yield f"adapter: {manifest['adapter']['digest'][:16]}"

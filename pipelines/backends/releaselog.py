@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 PAYLOAD_TYPE = "application/vnd.assay.release+json"
 
 
-def _pae(payload: bytes) -> bytes:
+def _pae(payload: bytes, payload_type: str) -> bytes:
     """DSSE's pre-authentication encoding: https://github.com/secure-systems-lab/dsse/blob/master/protocol.md."""
-    kind = PAYLOAD_TYPE.encode()
+    kind = payload_type.encode()
     return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
 
 
@@ -42,22 +42,22 @@ def key_id(key: Ed25519PublicKey) -> str:
     return digest_bytes(key.public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw))
 
 
-def seal(manifest: Mapping[str, Any], key: Ed25519PrivateKey) -> bytes:
+def seal(manifest: Mapping[str, Any], key: Ed25519PrivateKey, *, payload_type: str = PAYLOAD_TYPE) -> bytes:
     """The signed envelope of a manifest, as JSON. Ed25519 is deterministic: same manifest and key, same bytes."""
     payload = canonical_json(manifest).encode()
     signature = {
         "keyid": key_id(key.public_key()),
-        "sig": base64.b64encode(key.sign(_pae(payload))).decode(),
+        "sig": base64.b64encode(key.sign(_pae(payload, payload_type))).decode(),
     }
     envelope = {
         "payload": base64.b64encode(payload).decode(),
-        "payloadType": PAYLOAD_TYPE,
+        "payloadType": payload_type,
         "signatures": [signature],
     }
     return json.dumps(envelope, indent=1).encode()
 
 
-def unseal(envelope: bytes, key: Ed25519PublicKey, *, subject: str) -> dict[str, Any]:
+def unseal(envelope: bytes, key: Ed25519PublicKey, *, subject: str, payload_type: str = PAYLOAD_TYPE) -> dict[str, Any]:
     """The manifest in an envelope that `key` signed; IntegrityError, naming `subject`, in every other case."""
     try:
         parsed = json.loads(envelope)
@@ -66,14 +66,14 @@ def unseal(envelope: bytes, key: Ed25519PublicKey, *, subject: str) -> dict[str,
         kind = parsed["payloadType"]
     except (ValueError, KeyError, TypeError) as exc:
         raise IntegrityError(f"{subject} is not a signed envelope: {exc!r}") from exc
-    if kind != PAYLOAD_TYPE:
-        raise IntegrityError(f"{subject} holds {kind!r}, not {PAYLOAD_TYPE}")
+    if kind != payload_type:
+        raise IntegrityError(f"{subject} holds {kind!r}, not {payload_type}")
     ours = [signature for keyid, signature in signatures if keyid == key_id(key)]
     if not ours:
         signers = ", ".join(keyid[:12] for keyid, _ in signatures) or "nobody"
         raise IntegrityError(f"{subject} is signed by {signers}, not by the release key {key_id(key)[:12]}")
     try:
-        key.verify(ours[0], _pae(payload))
+        key.verify(ours[0], _pae(payload, payload_type))
         manifest: dict[str, Any] = json.loads(payload)
     except (InvalidSignature, ValueError) as exc:
         raise IntegrityError(f"{subject}: the signature does not match the manifest; it was altered") from exc

@@ -11,6 +11,7 @@ have those of their own worker's environment. What else a cluster wants is Spark
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
 import shutil
@@ -20,7 +21,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from pipelines import errors
 from pipelines.errors import AssayError, BackendError, BadConfig, BadInput, MissingTool
 from pipelines.settings import QUIET
 from pipelines.shipping import archive, packed
+from pipelines.temporary import temporary_folder
 
 MASTER_PATIENCE = 5.0
 """Seconds for a master to answer; Spark itself would try for a minute and then say something else."""
@@ -75,12 +77,12 @@ def require_master(master: str) -> None:
     raise BadConfig(f"ASSAY_SPARK_MASTER is {master}, where no master answers; start it, or unset it for local[2]")
 
 
-_JVM: list[Any] = []
-"""The one JVM of this process, once it runs: PySpark cannot have a second."""
+_JVM: list[tuple[Any, Path]] = []
+"""The one JVM of this process, once it runs, and the folder for its shuffle files: PySpark cannot have a second."""
 
 
-def _gateway(master: str, scratch: Path) -> Any:
-    """The JVM of this process, reused by later sessions; its log stays where the first session wanted it."""
+def _gateway(master: str, scratch: Path) -> tuple[Any, Path]:
+    """The JVM of this process, reused by later sessions; its files and log stay where the first session wanted them."""
     if _JVM:
         return _JVM[0]
     from pyspark import SparkConf
@@ -99,19 +101,22 @@ def _gateway(master: str, scratch: Path) -> Any:
     conf.set("spark.driver.extraJavaOptions", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
     with (scratch / "spark.log").open("ab") as log:
         try:
-            _JVM.append(launch_gateway(conf, popen_kwargs={"stdout": log, "stderr": log}))
+            gateway = launch_gateway(conf, popen_kwargs={"stdout": log, "stderr": log})
         except Exception as exc:  # py4j and PySpark raise bare exceptions here
             raise BackendError(f"Spark's JVM did not start; see {scratch / 'spark.log'}") from exc
+    kept = ExitStack()  # a JVM that is killed leaves its shuffle files
+    atexit.register(kept.close)
+    _JVM.append((gateway, kept.enter_context(temporary_folder(scratch, "local"))))
     return _JVM[0]
 
 
-def _conf(master: str, scratch: Path) -> dict[str, str]:
+def _conf(master: str, local: Path) -> dict[str, str]:
     """What every session sets; a cluster's sizes (executors, cores, memory) are left to spark-defaults.conf."""
     here = os.environ["SPARK_LOCAL_IP"]
     conf = {
         "spark.driver.host": here,
         "spark.driver.bindAddress": here,
-        "spark.local.dir": str(scratch),
+        "spark.local.dir": str(local),
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
         # Fixed partitions: which rows share a file must not depend on sizes seen at run time.
@@ -149,8 +154,8 @@ def _join(context: Any, master: str, scratch: Path, folders: Sequence[Path]) -> 
 
 @contextmanager
 def session(master: str, *, name: str, scratch: Path, folders: Sequence[Path] = ()) -> Iterator[Any]:
-    """A SparkSession; stopped at the end of the block. `scratch` holds shuffle files while it lives, and spark.log.
-    `folders`, named by digests, are sent along to a cluster, where `shipping.arrived` finds them.
+    """A SparkSession; stopped at the end of the block. `scratch` holds shuffle files while the JVM lives,
+    and spark.log. `folders`, named by digests, are sent along to a cluster, where `shipping.arrived` finds them.
 
     Errors inside the block that come from Spark become ours: an AssayError raised in a worker is raised again as what
     it was, a full disk is a BadInput that names the folder, the rest are BackendError. BadConfig when the master does
@@ -160,9 +165,9 @@ def session(master: str, *, name: str, scratch: Path, folders: Sequence[Path] = 
     from pyspark.sql import SparkSession
 
     require_master(master)
-    gateway = _gateway(master, scratch)
+    gateway, local = _gateway(master, scratch)
     conf = SparkConf(_jvm=gateway.jvm).setMaster(master).setAppName(name)
-    for key, value in _conf(master, scratch).items():
+    for key, value in _conf(master, local).items():
         conf.set(key, value)
     try:
         context = SparkContext(conf=conf, gateway=gateway)

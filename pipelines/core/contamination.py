@@ -78,7 +78,11 @@ class Index:
             self._texts.append((text, len(found)))
 
     def _cut(self, words: list[str]) -> Iterator[tuple[str, ...]]:
-        return (tuple(words[at : at + self._words]) for at in range(len(words) - self._words + 1))
+        return zip(*(words[at:] for at in range(self._words)), strict=False)
+
+    def places(self, words: list[str]) -> list[int]:
+        """Where in the words of another text a run of a test text begins."""
+        return [at for at, run in enumerate(self._cut(words)) if run in self._runs]
 
     def overlaps(self, text: str) -> list[Overlap]:
         """Every test text that shares a run with `text`, the most covered first."""

@@ -22,6 +22,7 @@ _INVISIBLE = re.compile(
 _TAGS = re.compile("[\U000e0020-\U000e007e]+")
 _SPELT = re.compile(r"(?<!\w)\w(?:[ .\-_*|·]{1,3}\w){7,}(?!\w)")
 _BROKEN = re.compile(r"(?:^[^\w\n]*\w+[^\w\n]*\n+){6,}[^\n]*", re.MULTILINE)
+_RUN = re.compile(r"[^\W0-9]*+[0-9@$!][\w@$!]*")  # what _MIXED may be in
 _MIXED = re.compile(r"(?=\w*[^\W\d])(?=[\w@$!]*[0-9@$!])[\w@$!]{3,}")
 _DIGITS = str.maketrans("013457@$!", "oieastasi")
 _BASE64 = re.compile(r"(?<![\w+/=])[A-Za-z0-9+/]{24,}={0,2}(?![\w+/=])")
@@ -29,6 +30,7 @@ SPELT, BASE64 = "words spelt out with spaces", "sentences in base64"
 UNUSUAL = (SPELT, BASE64)
 """Disguises that honest documents have no use for, whatever is said in them."""
 
+_ALIKE = re.compile(f"[{''.join(map(chr, _LOOK_ALIKE))}]")
 _LATIN = re.compile(r"[^\W\d_]*[A-Za-z][^\W\d_]*")
 
 
@@ -42,7 +44,7 @@ def plain(text: str) -> str:
     where they stand in words of Latin ones."""
     if not text.isascii():
         text = _INVISIBLE.sub("", _TAGS.sub("", unicodedata.normalize("NFKC", text)))
-        text = _LATIN.sub(_latin, text)
+        text = _LATIN.sub(_latin, text) if _ALIKE.search(text) else text
     return html.unescape(text) if "&" in text else text
 
 
@@ -65,7 +67,7 @@ def _no_alphabet(letters: str) -> bool:
 
 def _digits(text: str) -> str:
     """Words that mix letters with digits as the letters that these stand for."""
-    return _MIXED.sub(lambda word: word.group().translate(_DIGITS), text)
+    return _RUN.sub(lambda run: _MIXED.sub(lambda word: word.group().translate(_DIGITS), run.group()), text)
 
 
 def covert(text: str) -> list[tuple[str, str]]:

@@ -7,7 +7,7 @@ look whether documents exist or quotes occur.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 from typing import Any
 
 from pipelines.core.names import PUBLIC
@@ -212,6 +212,13 @@ def cited(questions: Iterable[Mapping[str, Any]]) -> dict[str, str]:
         for entry in row["evidence"]:
             out.setdefault(entry["document"], row["id"])
     return out
+
+
+def without(rows: Iterable[dict[str, Any]], documents: Container[str]) -> tuple[list[dict[str, Any]], int]:
+    """(the questions or examples whose evidence names none of the documents, how many others there were)."""
+    found = list(rows)
+    kept = [row for row in found if not any(e["document"] in documents for e in row.get("evidence") or ())]
+    return kept, len(found) - len(kept)
 
 
 def in_quarantine(quarantine: Iterable[Mapping[str, Any]]) -> Callable[[str], bool]:

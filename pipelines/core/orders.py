@@ -10,6 +10,10 @@ et al. 2023, "Not what you've signed up for"; OWASP LLM01), reduced to the parts
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+
+from pipelines.core.needs import WORD, beginnings, folded
 
 _NEAR = 400
 _ENOUGH = 3
@@ -57,8 +61,8 @@ _SIGNS: dict[str, tuple[int, str]] = {
     "talk to a model": (
         2,
         rf"\b(?:attention|notice|note|message|memo|instructions?|directives?|warning|reminder|hint|addressed)\W+(?:(?:to|for)\W+)?(?:the |any |all |every |an? )*(?:\w+ )?{_CALLED}\b"
-        rf"|\b(?:dear|hey|hello|ok) (?:\w+ )?{_MODEL}\b|(?:^|[.!?>\n]\W*)(?:to )?(?:the |any |all |every )?(?:\w+ )?{_MODEL}\s?[,:]"
-        rf"|(?:^|[.!?>\n]\W*)(?:assistant|model|agent)\s?[,:]"
+        rf"|\b(?:dear|hey|hello|ok) (?:\w+ )?{_MODEL}\b|(?:\A|[.!?>\n]\W*)(?:to )?(?:the |any |all |every )?(?:\w+ )?{_MODEL}\s?[,:]"
+        rf"|(?:\A|[.!?>\n]\W*)(?:assistant|model|agent)\s?[,:]"
         rf"|\bif you(?: are|'re) an? (?:\w+ ){{0,2}}{_CALLED}\b|\bas an? (?:\w+ )?{_MODEL},? you\b"
         rf"|\b(?:any|every|all|each) (?:\w+ )?{_CALLED} (?:that|which|who|reading|processing|summari[sz]ing)\b"
         rf"|\b{_MODEL} (?:\w+ ){{0,3}}?(?:reading|reads?|processing|summari[sz]ing|ingesting) this\b",
@@ -115,20 +119,74 @@ _COMPILED = {
     for name, (weight, pattern) in _SIGNS.items()
 }
 
+_CHARACTERS = 5  # of a beginning: longer ones are more, and take longer to look for than they spare
+
+
+class _Signs:
+    """Some of the signs, each tried only where it may begin: at the words and marks that its pattern begins with."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._signs = {name: _COMPILED[name] for name in names}
+        begin = {name: beginnings(sign, most=_CHARACTERS) for name, (_, sign) in self._signs.items()}
+        self._begin = {name: texts for name, texts in begin.items() if "" not in texts}  # of others nothing is known
+        self._starts = [self._of(WORD, r"\b"), self._of("", "")]
+
+    def _of(self, mark: str, place: str) -> tuple[re.Pattern[str], dict[str, list[str]]]:
+        """An expression for the beginnings with a mark, of which one is at a place at most, and the signs of each."""
+        texts = {name: {t[len(mark) :] for t in of if (t[0] == WORD) == bool(mark)} for name, of in self._begin.items()}
+        every = set().union(*texts.values())
+        heads = sorted(text for text in every if not any(text[:n] in every for n in range(len(text))))
+        ways = [
+            f"{re.escape(first)}(?=({'|'.join(re.escape(head[1:]) for head in of)}))"
+            for first, of in groupby(heads, lambda head: head[0])
+        ]
+        tries = {h: [name for name, of in texts.items() if any(t.startswith(h) for t in of)] for h in heads}
+        return re.compile(f"{place}(?:{'|'.join(ways) or '(?!)'})"), tries
+
+    def places(self, text: str) -> list[tuple[int, int, str]]:
+        """(start, weight, name) of what `finditer` of each sign finds, in order."""
+        may: dict[str, list[int]] = {name: [0] for name in self._begin}
+        low = folded(text)
+        for starts, tries in self._starts:
+            for at in starts.finditer(low):
+                for name in tries[at.group() + at[at.lastindex or 0]]:
+                    may[name].append(at.start())
+        out = []
+        for name, (weight, sign) in self._signs.items():
+            found = _tried(sign, text, sorted(may[name])) if name in may else sign.finditer(text)
+            out += [(match.start(), weight, name) for match in found]
+        return sorted(out)
+
+
+def _tried(sign: re.Pattern[str], text: str, starts: Iterable[int]) -> Iterator[re.Match[str]]:
+    end = 0
+    for start in starts:
+        if start >= end and (found := sign.match(text, start)):
+            yield found
+            end = found.end()
+
+
+_TALK, _SPOKEN_OF = "talk to a model", "a model is spoken of"
+_OTHERS, _TALKS = _Signs(_SIGNS.keys() - {_TALK}), _Signs([_TALK])
+
 
 def orders(text: str) -> str | None:
     """The signs that together make an order, strongest first; None without. Each counts once in a stretch."""
-    places = sorted(
-        (found.start(), weight, name) for name, (weight, sign) in _COMPILED.items() for found in sign.finditer(text)
-    )
+    places = _OTHERS.places(text)
+    if all(name == _SPOKEN_OF for *_, name in places):
+        return None  # and talk to a model does not make it one: it is the costliest to look for
+    return _judged(sorted(places + _TALKS.places(text)))
+
+
+def _judged(places: Sequence[tuple[int, int, str]]) -> str | None:
     for first, (start, *_) in enumerate(places):
         near: dict[str, int] = {}
         for at, weight, name in places[first:]:
             if at - start > _NEAR:
                 break
             near[name] = weight
-        if "talk to a model" in near:
-            near.pop("a model is spoken of", None)
+        if _TALK in near:
+            near.pop(_SPOKEN_OF, None)
         if sum(near.values()) >= _ENOUGH + (near.keys() <= _OF_WORDING) and not near.keys() <= _OF_TALK:
             return ", ".join(sorted(near, key=lambda name: (-near[name], name)))
     return None

@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,7 +49,7 @@ _MINGLED = re.compile("[A-Za-z][\u0400-\u04ff]|[\u0400-\u04ff][A-Za-z]")
 _SPLITS, _MINGLES = 8, 8  # a few come from web pages that hint at breaks, and from names of products and formulas
 
 
-def _hidden(text: str) -> Suspicion | None:
+def _hidden(text: str, disguised: Sequence[tuple[str, str]]) -> Suspicion | None:
     for sign, least, detail in (
         (_TAGGED, 1, "Unicode tags"),
         (_TURNED, 1, "override of direction"),
@@ -58,18 +58,18 @@ def _hidden(text: str) -> Suspicion | None:
     ):
         if not text.isascii() and len(sign.findall(text)) >= least:
             return Suspicion(HIDDEN, detail)
-    covered = next((how for how, said in covert(text) if how in UNUSUAL and len(said) >= 24), None)
+    covered = next((how for how, said in disguised if how in UNUSUAL and len(said) >= 24), None)
     return Suspicion(HIDDEN, covered) if covered else None
 
 
-def _instructions(text: str) -> Suspicion | None:
-    for said in (plain(text), *(said for _, said in covert(text))):
+def _instructions(seen: str, disguised: Sequence[tuple[str, str]]) -> Suspicion | None:
+    for said in (seen, *(said for _, said in disguised)):
         if found := orders(said):
             return Suspicion(INSTRUCTIONS, found)
     return None
 
 
-_ADDRESS = re.compile(r"\S*(?:://|[/\\@_])\S*")
+_ADDRESS = re.compile(r"[/\\@_]")  # a word that holds one is an address, a path or a name in code
 _LETTERS = re.compile(r"[^\W\d_]{2,}")
 _WINDOW, _STEP, _LEAST = 100, 50, 40  # words of a stretch, between two, and of the shortest that is judged
 _SMALL = frozenset(
@@ -89,11 +89,11 @@ def _prose(text: str) -> list[str]:
     """The words of lines that are neither code nor tables nor addresses: those repeat themselves by nature."""
     out: list[str] = []
     for line in text.split("\n"):
-        line = _ADDRESS.sub(" ", line)
-        solid = "".join(line.split())
-        letters = sum(c.isalpha() or c in ",.;" for c in solid)
+        words = [word for word in line.split() if not _ADDRESS.search(word)]
+        solid = "".join(words)
+        letters = sum(map(str.isalpha, solid)) + sum(map(solid.count, ",.;"))
         if solid and not solid.startswith("|") and letters >= 0.9 * len(solid):
-            out += _LETTERS.findall(line.casefold())
+            out += _LETTERS.findall(" ".join(words).casefold())
     return out
 
 
@@ -108,6 +108,8 @@ def _stuffed(text: str) -> Suspicion | None:
         said = " ".join(stretch).encode()
         if len(zlib.compress(said, 9)) < 0.25 * len(said):
             return Suspicion(STUFFED, "words in the same order again and again")
+        if len(set(stretch)) >= 0.6 * len(stretch) + 3:
+            continue  # three words cannot make up two fifths
         most = Counter(word for word in stretch if len(word) > 2 and word not in _SMALL).most_common(3)
         if sum(count for _, count in most) > 0.4 * len(stretch):
             return Suspicion(STUFFED, "a few words make up most of it")
@@ -131,9 +133,11 @@ class Detector:
                 self._evidence[row["id"]] = frozenset(entry["document"] for entry in row["evidence"])
                 yield Probe(row["id"], "question", row["question"])
 
-    def _asks(self, document: str, text: str) -> Suspicion | None:
-        words = words_of(plain(text)) if self._evidence else []
-        for start in range(0, len(words), _BLOCK // 2):
+    def _asks(self, document: str, seen: str) -> Suspicion | None:
+        words = words_of(seen) if self._evidence else []
+        step = _BLOCK // 2
+        starts = {at - at % step - back for at in self._gold.places(words) for back in (0, step)}
+        for start in sorted(starts - {-step}):
             for found in self._gold.overlaps(" ".join(words[start : start + _BLOCK])):
                 if found.share < _SHARE:
                     break
@@ -144,5 +148,6 @@ class Detector:
     def look(self, document: str, *, title: str, text: str) -> list[Suspicion]:
         """What is suspicious about a document (its id, title and text); one of each kind at most."""
         whole = f"{title}\n\n{text}"
-        found = (_instructions(whole), _hidden(whole), _stuffed(text), self._asks(document, whole))
+        seen, disguised = plain(whole), covert(whole)
+        found = (_instructions(seen, disguised), _hidden(whole, disguised), _stuffed(text), self._asks(document, seen))
         return [suspicion for suspicion in found if suspicion is not None]

@@ -193,12 +193,13 @@ def _facts(fetched: Path, checked: Path) -> dict[str, Any]:
     in_quarantine = sum(map(accounted, lost))
     quotes, found = _quotes(questions, checked)
     documents, reasons = document_count(checked), quarantine_reasons(checked)
-    landed = documents + reasons.total()
+    landed, erased = documents + reasons.total(), sum(n for why, n in reasons.items() if why.startswith("erased on "))
     return {
         "documents": documents,
         "fetched": document_count(fetched),
         "quarantined": reasons.total(),
-        "quarantined_share": reasons.total() / landed if landed else 0.0,
+        # What was erased is no flaw of what landed.
+        "quarantined_share": (reasons.total() - erased) / (landed - erased) if landed > erased else 0.0,
         "reasons": dict(sorted(reasons.items())),
         "questions": len(questions),
         "repeated_questions": len(questions) - len({row["id"] for row in questions}),

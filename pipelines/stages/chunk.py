@@ -9,7 +9,6 @@ One process cuts: 1 to 3 ms of CPU a chunk, against some 100 ms for embedding it
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +25,7 @@ from pipelines.errors import BadConfig, BadInput, IntegrityError
 from pipelines.params import ChunkParams, CorpusParams
 from pipelines.ports import ObjectStore, Ports
 from pipelines.schemas import with_access
+from pipelines.temporary import temporary_folder
 from pipelines.tombstones import claim
 from pipelines.workspace import Workspace
 
@@ -210,16 +210,15 @@ def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> Report:
     how = {**size.model_dump(), "tokenizer": digest_text(embedder.tokenizer), "splitter": splitting.version()}
     cut_by = {"params_digest": digest_json(how), "code": _code(), "window": embedder.window}
     documents, corpus = pq.ParquetFile(file).metadata.num_rows, folder_digest(workspace.versioned)
-    ports.settings.cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=ports.settings.cache, prefix="chunk-") as temporary:
+    with temporary_folder(ports.settings.cache, "chunk") as temporary:
         earlier = _earlier(workspace, objects, cut_by)
         cutter = partial(cut, splitter=splitter, room=room)
-        made, fresh = _cut_into(Path(temporary), file, earlier, objects, cutter)
+        made, fresh = _cut_into(temporary, file, earlier, objects, cutter)
         if not made["rows"]:
             raise BadInput(f"corpus {workspace.corpus} has no text to index in its {documents} documents")
         key = f"chunks/{workspace.corpus}/by-key/{made['digest']}"
         claim(objects, key, settings=ports.settings)
-        publish(Path(temporary) / "set", objects, key, facts=made)
+        publish(temporary / "set", objects, key, facts=made)
     facts = {**made, **cut_by, "key": key, "documents": documents, "corpus_digest": corpus, "params": how}
     said = f"{made['rows']:,} chunks of {documents:,} documents, {made['tokens']:,} tokens; {fresh:,} cut"
     return Report("chunk", facts, said, {"cut": fresh, "kept": made["rows"] - fresh})

@@ -11,12 +11,10 @@ objects to read, and reads them itself (a row through the JVM and back costs som
 from __future__ import annotations
 
 import json
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from pipelines.builds import parquet_digest
@@ -31,6 +29,7 @@ from pipelines.errors import IntegrityError, NotFound
 from pipelines.params import CorpusParams
 from pipelines.ports import Embedder, ObjectStore, Paid, Ports
 from pipelines.schemas import EMBEDDINGS, VECTORS
+from pipelines.temporary import temporary_folder
 from pipelines.tombstones import MARKERS, claim
 from pipelines.workspace import Workspace
 
@@ -218,10 +217,7 @@ def build_on(
     """Embed and write: (part, rows, tokens, digest, dim of each part; how many texts were embedded; the parts of the
     cache that hold them)."""
     objects, embedder, cache = ports.objects, ports.embedder.digest, ports.settings.cache
-    with (
-        tempfile.TemporaryDirectory(dir=cache, prefix="embed-") as temporary,
-        database(Path(temporary)) as joining,
-    ):
+    with temporary_folder(cache, "embed") as temporary, database(temporary) as joining:
         before = _before(workspace, objects, embedder)
         plan = Plan(objects, joining, chunks=chunks, before=before, cache=cache_folder(embedder))
         made = _embed_missing(spark, plan, ports, folder=cache_folder(embedder), partitions=partitions)

@@ -123,6 +123,25 @@ def test_searches_by_meaning(store: MilvusStore) -> None:
     assert len(dense) == 3
 
 
+def test_erased_documents_are_never_found_and_as_many_others_are(store: MilvusStore, uri: str) -> None:
+    gone: set[str] = set()
+    asked = []
+    store._erased = lambda collection: asked.append(collection) or gone
+    store.load(NAME, [batch(*range(6))], dim=8)
+    modes = ("dense", "bm25", "hybrid") if store._full_text else ("dense",)
+
+    def found(mode: str, **filters: Any) -> list[str]:
+        (hits,) = store.search(NAME, ["the rule about the tent"], UNIT[1:2], k=3, mode=mode, **filters)
+        return [hit.document for hit in hits]
+
+    assert all(found(mode)[0] == "tent.md" for mode in modes) and set(asked) == {NAME}
+    gone |= {"tent.md", 'not "there"', "not\nsayable"}  # an open store, the very next search
+    for mode in modes:
+        assert "tent.md" not in found(mode) and len(found(mode)) == 3
+        assert found(mode, filters={"document": ["tent.md", "mat.md"]}) == ["mat.md"]
+        assert found(mode, filters={"document": "tent.md"}) == []
+
+
 def test_searches_by_word_and_by_both(store: MilvusStore, needs_bm25: None) -> None:
     store.load(NAME, [batch(*range(6))], dim=8)
     (words,) = store.search(NAME, ["which stove"], UNIT[1:2], k=3, mode="bm25")

@@ -17,6 +17,7 @@ import jsonschema
 import pytest
 from markitdown import MarkItDown
 
+from benchmarks.evidence import MORE_EXAMPLES
 from infra.landing import HANDBOOK, land, revisions
 from pipelines.schemas import read_jsonl
 from pipelines.settings import checkout
@@ -79,6 +80,8 @@ def corpora(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Landed]:
             texts |= texts_of(documents / file, file.as_posix())
         questions = list(read_jsonl(target / "questions" / "gold.jsonl"))
         examples = [row for file in sorted((target / "examples").glob("*.jsonl")) for row in read_jsonl(file)]
+        if revision == FIRST:
+            examples += read_jsonl(MORE_EXAMPLES)  # the benchmark's: held to the same rules
         found[revision] = Landed(files, texts, {row["id"]: row for row in questions}, examples)
     return found
 

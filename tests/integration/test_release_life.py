@@ -297,7 +297,7 @@ def test_pull_copies_a_verified_release_into_an_empty_place_only(settings, tmp_p
 
 def test_what_was_altered_is_found_and_not_pulled(settings, tmp_path):
     lines = list(verify.verify_release(settings, TINY))
-    assert [line.split(" ")[0] for line in lines] == ["signature:", "embedder:", "parquet", "milvus"]
+    assert [line.split(" ")[0] for line in lines] == ["signature:", "embedder:", "parquet", "milvus", "generator:"]
     wiring = Wiring.of(settings, TINY)
     index = wiring.releases.read(TINY)["index"]
     part = Path(wiring.objects.uri(f"{index['key']}/{index['parts'][0]}"))
@@ -318,7 +318,18 @@ def test_what_was_altered_is_found_and_not_pulled(settings, tmp_path):
     with pytest.raises(IntegrityError, match=f"milvus {index['collection']} holds 2 rows"):
         list(verify.verify_release(settings, TINY))
     reconcile.reconcile_corpus(settings, TINY)
-    assert len(list(verify.verify_release(settings, TINY))) == 4
+    assert len(list(verify.verify_release(settings, TINY))) == 5
+
+
+def test_a_generator_that_was_not_judged_answers_nothing(settings, monkeypatch):
+    generator = type(Wiring.of(settings, TINY).generator())
+    for digest, said in (("base_digest", "judged with generator "), ("tokenizer_digest", "judged with tokenizer of ")):
+        with monkeypatch.context() as changed:
+            changed.setattr(generator, digest, "0" * 64)
+            with pytest.raises(IntegrityError, match=f"{said}.* has 000000000000 here; it would answer otherwise"):
+                list(verify.verify_release(settings, TINY))
+            with pytest.raises(IntegrityError, match=said):
+                ask.ask_release(settings, TINY, "When are refunds paid?")
 
 
 def test_an_altered_manifest_is_refused_by_every_command(settings):

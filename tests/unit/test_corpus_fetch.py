@@ -10,9 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipelines import params
+from pipelines import erasures, params
 from pipelines.actions import fetch
 from pipelines.backends import spool
+from pipelines.backends.objects import ObstoreObjects
 from pipelines.corpus_files import tree_digest
 from pipelines.errors import BadInput
 from pipelines.settings import Settings, checkout
@@ -24,9 +25,13 @@ GOOD = {"a.md": b"# Alpha\n\nThe first document.\n", "deep/er/b.txt": b"The seco
 
 @dataclass(frozen=True)
 class Paths:
-    """The two ports that fetch uses."""
+    """The ports that fetch uses."""
 
     settings: Settings
+
+    @property
+    def objects(self) -> ObstoreObjects:
+        return ObstoreObjects(self.settings.objects_uri)
 
     def path(self, text: str) -> Path:
         return Path(text)
@@ -467,3 +472,24 @@ def test_whatever_lands_every_file_is_accounted_for(tmp_path_factory, landed):
         if not name.startswith("."):
             assert any(key == name or key.startswith((f"{name}#", f"{name} line ")) for key in named)
     assert len({row["id"] for row in home.files.rows}) == len(home.files.rows)
+
+
+def test_what_was_erased_is_never_taken_up_again(tmp_path):
+    lines = line(id="a", text="Alpha is here.") + line(id="b", text="Beta is secret.") + line(id="c", text="Gamma.")
+    home = Home(tmp_path, {**GOOD, "faq.jsonl": lines, "only.jsonl": line(id="x", text="The secret alone.")})
+    asked = {"question": "?", "answers": ["x"]}
+    rows = [{**asked, "id": d, "evidence": [{"document": d, "quote": ""}]} for d in ("a.md", "deep/er/b.txt")]
+    home.gold("questions", "".join(json.dumps(row) + "\n" for row in rows))
+    home.fetch()
+    gone = [{"id": document} for document in ("a.md", "faq.jsonl#b", "only.jsonl#x")]
+    erasures.log_of(home.ports).append("demo", {"created": "2026-11-29T10:00:00+00:00", "documents": gone})
+    changed, summary = home.fetch()
+    assert changed and "3 erased on 2026-11-29" in summary
+    assert summary.endswith("; 1 questions and 0 examples about erased documents left out")
+    assert home.reasons == dict.fromkeys(("a.md", "faq.jsonl#b", "only.jsonl#x"), "erased on 2026-11-29")
+    assert [row["id"] for row in home.files.rows] == ["deep/er/b.txt", "faq.jsonl#a", "faq.jsonl#c"]
+    assert [row["id"] for row in home.files.questions] == ["deep/er/b.txt"]
+    landed = {file.name: file.read_bytes() for file in (home.workspace.fetched / "source").rglob("*") if file.is_file()}
+    assert "a.md" not in landed and landed["faq.jsonl"].count(b"\n") == 3
+    assert not any(text in data for data in landed.values() for text in (b"secret", b"first document"))
+    assert home.fetch()[0] is False

@@ -3,7 +3,11 @@
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from benchmarks.screening import plain_spans
+from pipelines.backends import sensitive
 from pipelines.backends.sensitive import screen
 from pipelines.core import mixing
 from tests.adapter_kit import handbook
@@ -70,3 +74,33 @@ def test_what_is_allowed_is_no_finding():
 def test_the_handbook_holds_none():
     texts = [text for example in handbook("examples") for text in mixing.texts_of(example)]
     assert len(texts) > 700 and not any(screen(texts, region="GB"))
+
+
+SECRETS = [
+    'db_password = "' + "hunter2hunter" + '"',
+    "aws_key = '" + "a1B2" * 10 + "'",
+    "eyJhbGciOiJIUzI1NiJ9." + "eyJzdWIiOiJ4In0",
+    "xoxb-" + "12345-abcdef",
+    "203.0.113.7:80",
+    "cloudant_key: " + "abcdefgh" * 3,
+    "1234567890:" + "A" * 35,
+    "sk_live_" + "a1" * 12,
+    "AC" + "0a" * 16,
+    "PASSWORD => 'x1y2'",
+    "\u017fecret = 'x1y2'",
+]
+PIECES = st.one_of(
+    st.sampled_from(
+        [*VALUES.values(), *SECRETS, "020 7946 0958", "key", "+", "@", "://a:b@c", "3/10/2011", "e\u0301", "\uff0b"]
+    ),
+    st.text("0123456789+-.:/@aA ()'\"=x\u00e9", max_size=6),
+)
+
+
+@given(st.lists(PIECES, max_size=8), st.sampled_from([" ", "", "\n", "\r"]), st.sampled_from([None, "GB"]))
+def test_what_is_found_is_what_the_libraries_find_plainly(pieces, between, region):
+    text = between.join(pieces)
+    (found,) = screen([text], region=region)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sensitive, "_spans", plain_spans)
+        assert screen([text], region=region) == [found]

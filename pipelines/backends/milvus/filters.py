@@ -7,7 +7,7 @@ them: the values are written into the expression as string literals, in the one 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from pipelines.core.names import LABEL_FORM, PUBLIC, valid_label
 from pipelines.errors import BadInput
@@ -19,6 +19,8 @@ MOST = 1_000
 """Values of one field."""
 
 _LONGEST = 4_096
+_UNSAID = ("Cc", "Cs", "Zl", "Zp")
+"""Categories of characters that are in no literal: controls, surrogates, line and paragraph separators."""
 
 
 def readable(labels: Sequence[str] | None) -> tuple[str, ...] | None:
@@ -49,6 +51,18 @@ def expression(filters: Mapping[str, str | Sequence[str]] | None, *, labels: Seq
     return " and ".join(parts)
 
 
+def excluding(documents: Collection[str]) -> str:
+    """`document not in ["a"]`, in lists of at most MOST; empty without documents. An id that no literal can hold (with
+    control characters) is left out here: whoever searches looks at what it found as well."""
+    listed = sorted(document for document in documents if _expressible(document))
+    parts = (listed[start : start + MOST] for start in range(0, len(listed), MOST))
+    return " and ".join(f"document not in [{', '.join(_literal('document', d) for d in part)}]" for part in parts)
+
+
+def _expressible(value: str) -> bool:
+    return 1 <= len(value) <= _LONGEST and not any(unicodedata.category(c) in _UNSAID for c in value)
+
+
 def _among(name: str, values: str | Sequence[str]) -> str:
     if name not in FIELDS:
         raise BadInput(f"passages cannot be filtered by {name!r}; one of {', '.join(FIELDS)}")
@@ -62,7 +76,7 @@ def _literal(name: str, value: str) -> str:
     """A double-quoted literal in which only the quote and the backslash are escaped, as every Milvus reads it."""
     if not isinstance(value, str) or not 1 <= len(value) <= _LONGEST:
         raise BadInput(f"the filter by {name} has a value that is not text of 1 to {_LONGEST:,} characters")
-    if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in value):
+    if not _expressible(value):
         raise BadInput(f"the filter by {name} has {value[:80]!r}, which holds control characters or surrogates")
     escaped = value.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'

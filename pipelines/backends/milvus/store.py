@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +34,8 @@ DEPTH = 50
 _KEEPALIVE = {"grpc.keepalive_time_ms": 300_000, "grpc.keepalive_permit_without_calls": False}
 """pymilvus pings an idle server every 10 seconds, for which milvus-lite hangs up; gRPC servers allow 5 minutes."""
 
+Erased = Callable[[str], Collection[str]]
+
 PAGE = 10_000
 """Rows of one page when all are read back: 16 MB at 384 dimensions. A page costs milvus-lite a look at every key."""
 
@@ -41,13 +43,14 @@ PAGE = 10_000
 class MilvusStore:
     """One Milvus. Connected on first use; `close` lets a milvus-lite folder go. Pickled, only the address travels."""
 
-    def __init__(self, uri: str, *, imports: ObjectStore | None = None) -> None:
-        """`imports`: a place in the server's own storage; new collections are then imported from files put there."""
+    def __init__(self, uri: str, *, imports: ObjectStore | None = None, erased: Erased | None = None) -> None:
+        """`imports`: a place in the server's own storage; new collections are then imported from files put there.
+        `erased(collection)`: the documents that no search of it may find; asked anew at every search."""
         if "://" not in uri and not uri.endswith(".db"):
             raise BadConfig(f"ASSAY_MILVUS_URI is {uri!r}; it is a path ending in .db or http://HOST:PORT")
         if imports is not None and "://" not in uri:
             raise BadConfig(f"ASSAY_MILVUS_BULK is for a Milvus server; ASSAY_MILVUS_URI is {uri}: unset one of them")
-        self._uri, self._imports = uri, imports
+        self._uri, self._imports, self._erased = uri, imports, erased
         self._searchable: dict[str, frozenset[str]] = {}  # loaded collections and their fields
         # Read when gRPC is first imported; its C core else writes lines to stderr on every fork and reconnect.
         os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
@@ -219,7 +222,7 @@ class MilvusStore:
         """The k best of each question, best first. `mode` is dense (cosine), bm25, or hybrid (both, fused by
         reciprocal rank). `filters`: whole values of `document` or `title`; of several values one must match, of
         several fields all. `labels`: a reader's access labels; what is found is public or bears one of them. None, for
-        stages that judge the whole index, restricts nothing.
+        stages that judge the whole index, restricts nothing. Erased documents are never found.
 
         A collection without the field `access` is searched without the condition on it, for one reason: it was loaded
         before there were labels, so all that it holds is public: `load` puts nothing else into it, and its name is a
@@ -232,10 +235,12 @@ class MilvusStore:
         searches = {"dense": self._dense, "bm25": self._bm25, "hybrid": self._hybrid}
         if mode not in searches:
             raise BadConfig(f"retrieve.mode is {mode!r}; one of {', '.join(searches)}")
-        seen, where = filtering.readable(labels), filtering.expression(filters, labels=labels)
+        seen, admitted = filtering.readable(labels), filtering.expression(filters, labels=labels)
         fields = self._ready(collection)
         if ACCESS not in fields:
-            where = filtering.expression(filters, labels=None)
+            admitted = filtering.expression(filters, labels=None)
+        gone = self._erased(collection) if self._erased else ()
+        where = " and ".join(filter(None, (admitted, filtering.excluding(gone))))
         if "sparse" not in fields and mode != "dense":
             raise BadConfig(
                 f"retrieve.mode is {mode}, but {collection} has no BM25: Milvus at {self._uri} was older than 2.5 when "
@@ -253,7 +258,8 @@ class MilvusStore:
         found = [[hit(one, mode, labels=ACCESS in fields) for one in hits] for hits in raw]
         if seen is not None and any(one.access not in seen for hits in found for one in hits):
             raise IntegrityError(f"Milvus at {self._uri} found passages of {collection} outside of the reader's labels")
-        return found
+        # Milvus is not trusted to have left them out.
+        return [[one for one in hits if one.document not in gone] for hits in found]
 
     def _dense(self, collection: str, questions: Sequence[str], vectors: list[Any], **common: Any) -> Any:
         cosine = _cosine(common["limit"])

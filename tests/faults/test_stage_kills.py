@@ -1,0 +1,110 @@
+"""kill -9 of every node of the graph at random moments over its whole length, and at its boundary, as `assay stage`
+runs it: DVC, the stage's process, Spark's JVM and its Python workers die together. A new service answers after each.
+
+A first revision is released. The second is then run twice, from the same home at the same path: left in peace, which
+says how long each node takes, and killed. What fails says the seed; ASSAY_FAULTS_SEED sets another, and
+ASSAY_FAULTS_KILLS how often each node is killed at random.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines import graph
+from pipelines.settings import Settings
+from tests import graph_kit
+from tests import release_kit as kit
+from tests.adapter_kit import tiny_generator
+from tests.kill_kit import Zygote
+
+pytestmark = pytest.mark.faults
+
+KILLS = int(os.environ.get("ASSAY_FAULTS_KILLS", "1"))
+SEED = int(os.environ.get("ASSAY_FAULTS_SEED", "20261129"))
+NODES = graph.load()
+BOOKED = "dvc.dvcfile:Lockfile.dump_stages"
+"""The boundary of a stage: it has written all that it makes, its receipt last, and DVC is about to book that."""
+
+
+class Home:
+    """An ASSAY_HOME that may be set aside whole and put back in its place, where all that names its paths finds it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.settings: Settings = kit.home(folder, **graph_kit.SECTIONS)
+
+    def copy(self, name: str) -> Path:
+        aside = self.folder.with_name(name)
+        shutil.rmtree(aside, ignore_errors=True)
+        shutil.copytree(self.folder, aside, symlinks=True)
+        return aside
+
+    def put_back(self, aside: Path) -> None:
+        shutil.rmtree(self.folder)
+        shutil.copytree(aside, self.folder, symlinks=True)
+
+
+@pytest.fixture
+def started(zygote: Zygote, tmp_path: Path) -> Iterator[Zygote]:
+    zygote.environment[graph_kit.GENERATOR] = str(tiny_generator(tmp_path / "models" / "tiny"))
+    yield zygote
+    del zygote.environment[graph_kit.GENERATOR]
+
+
+def killed(zygote: Zygote, home: Home, node: str, *, most: float, chance: random.Random) -> Iterator[str]:
+    """Kill the node `KILLS` times at random and, where DVC runs it, once at its boundary; says each time when that was.
+    What ended before it could be killed is begun again from what was there before."""
+    before, done = home.copy("before"), 0
+    while done < KILLS:
+        delay = chance.uniform(0.0, most)
+        ended = zygote.tell(home.settings, "node", node, delay=delay)
+        assert not ended.error, f"seed {SEED}: after {done} kills {node} said {ended.error}"
+        if ended.killed:
+            done += 1
+            yield f"{node} killed after {delay:.3f} of {most:.3f} s"
+        else:
+            most = min(most, ended.seconds)
+            home.put_back(before)
+    if not NODES[node].action:
+        pid = zygote.start(home.settings, "node", node, stop=BOOKED)
+        assert zygote.finish(pid, delay=0.0).killed
+        yield f"{node} killed before DVC booked it"
+
+
+def test_every_node_killed_anywhere_ends_as_in_an_undisturbed_home(
+    started: Zygote, tmp_path: Path, faults: Any
+) -> None:
+    print(f"seed {SEED}")  # shown where anything fails
+    chance, home, took = random.Random(SEED), Home(tmp_path / "home"), {}
+    answers: dict[int, Any] = {}
+    for generation, texts in ((1, graph_kit.TEXTS), (2, graph_kit.NEWER)):
+        first = home.copy("first")
+        graph_kit.land(home.folder, texts)
+        for node in NODES:
+            took[node] = started.undisturbed(home.settings, "node", node).seconds
+        answers[generation] = started.undisturbed(home.settings, "serve").said
+        assert answers[generation]["generation"] == generation
+    calm = started.undisturbed(home.settings, "whole").said
+
+    home.put_back(first)
+    graph_kit.land(home.folder, graph_kit.NEWER)
+    for node in NODES:
+        for how in killed(started, home, node, most=took[node], chance=chance):
+            kind = "at the boundary of" if "before" in how else "at random in"
+            with faults(f"kill -9 {kind} {node}, by the graph, a new service after it"):
+                try:
+                    found = started.undisturbed(home.settings, "serve").said
+                    assert found == answers[found["generation"]] and (found["generation"] == 1 or node == "promote")
+                except AssertionError as exc:
+                    raise AssertionError(f"seed {SEED}: {how}") from exc
+        started.undisturbed(home.settings, "node", node)
+    assert started.undisturbed(home.settings, "serve").said == answers[2]
+    with faults("a home after kills of every node, against an undisturbed one"):
+        assert started.undisturbed(home.settings, "whole").said == calm, f"seed {SEED}"
