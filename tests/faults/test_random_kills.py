@@ -23,7 +23,7 @@ from tests.life_kit import land
 pytestmark = pytest.mark.faults
 
 REVISIONS = (kit.TEXTS, kit.NEWER, {**kit.NEWER, "hours": "The desk is open from nine to five."})
-KILLS = {"fetch": 2, "check": 2, "snapshot": 3, "index": 4, "judge": 1, "promote": 5, "rollback": 4, "gc": 2}
+KILLS = {"fetch": 1, "check": 1, "snapshot": 2, "index": 2, "judge": 1, "promote": 3, "rollback": 2, "gc": 1}
 """Kills of each step, for each time that it is taken."""
 SEED = int(os.environ.get("ASSAY_FAULTS_SEED", "20261129"))
 
