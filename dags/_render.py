@@ -170,8 +170,9 @@ def upkeep() -> dict[str, DAG]:
         max_active_runs=1,
         tags=["assay"],
         description="Repair MLflow's and Milvus's aliases from the release log.",
-        doc_md="The release log is the truth; aliases are projections. Each task runs `assay reconcile NAME`.",
-        default_args={"retries": 1, "retry_delay": timedelta(seconds=30), "owner": "assay"},
+        doc_md="The release log is the truth; aliases are projections. Each task runs `assay reconcile NAME`, again "
+        "every 20 seconds while MLflow or Milvus does not answer: so they agree within a minute of coming back.",
+        default_args={"retries": 15, "retry_delay": timedelta(seconds=20), "owner": "assay"},
     )
     for corpus in params_module.load(Settings.from_env().params_file):
         ReconcileOperator(dag=dag, task_id=corpus, corpus=corpus, doc_md="Repair the aliases from the log.")
@@ -188,6 +189,8 @@ class ReconcileOperator(BaseOperator):
 
     def execute(self, context: Any) -> str:
         result = self._hook.run_command([sys.executable, "-m", "pipelines.cli", "reconcile", self.corpus])
+        if result.exit_code == BAD_INPUT:
+            raise AirflowFailException(result.output)
         if result.exit_code != 0:
             raise AirflowException(f"exit code {result.exit_code}: {result.output}")
         return str(result.output)

@@ -230,8 +230,8 @@ class Services:
             # Made whole first: tasks may open it while the server would still be migrating it.
             from pipelines.backends.mlflow import MlflowRegistry
 
-            artifacts = self.settings.home / "mlflow" / "artifacts"
-            MlflowRegistry(self.settings.mlflow_uri, artifacts=artifacts).prepare()
+            folder = self.settings.home / "mlflow"
+            MlflowRegistry(f"sqlite:///{folder / 'mlflow.db'}", artifacts=folder / "artifacts").prepare()
 
     def _wait(self, *, timeout: float = 180) -> None:
         deadline = time.monotonic() + timeout

@@ -16,9 +16,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipelines.backends.releaselog import private_key, public_file, read_public_key, seal, unseal
+from pipelines.backends.signing import public_file, read_public_key, seal, signer, unseal
 from pipelines.errors import IntegrityError
 from pipelines.ports import ObjectStore, Ports
+from pipelines.settings import KeyReference
 
 ENTRY = "application/vnd.assay.erasure+json"
 RECEIPT = "application/vnd.assay.erasure-receipt+json"
@@ -31,7 +32,7 @@ class ErasureLog:
     shorter was cut, and then nothing is served.
     """
 
-    def __init__(self, objects: ObjectStore, *, key_file: Path, seen: Path | None = None) -> None:
+    def __init__(self, objects: ObjectStore, *, key_file: Path | KeyReference, seen: Path | None = None) -> None:
         self._objects, self._key_file, self._seen = objects, key_file, seen
         self._known: dict[str, list[dict[str, Any]]] = {}
 
@@ -88,7 +89,7 @@ class ErasureLog:
 
     def append(self, corpus: str, entry: Mapping[str, Any]) -> int:
         """Publish as the next number, whoever else publishes meanwhile; returns it. From here on it holds."""
-        signing = private_key(self._key_file)
+        signing = signer(self._key_file)
         while True:
             number = len(self.numbers(corpus)) + 1
             made = seal({**entry, "corpus": corpus, "number": number}, signing, payload_type=ENTRY)
@@ -109,7 +110,7 @@ class ErasureLog:
 
     def write_receipt(self, corpus: str, number: int, receipt: Mapping[str, Any]) -> None:
         body = {**receipt, "corpus": corpus, "number": number}
-        made = seal(body, private_key(self._key_file), payload_type=RECEIPT)
+        made = seal(body, signer(self._key_file), payload_type=RECEIPT)
         self._objects.put(self.receipt_key(corpus, number), made)
 
 

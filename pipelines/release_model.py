@@ -26,7 +26,7 @@ class ReleaseModel(PythonModel):
     def load_context(self, context: Any) -> None:
         """Verify the manifest that this version was made of; IntegrityError when it was altered."""
         from pipelines.actions.ask import Service
-        from pipelines.backends.releaselog import public_file, read_public_key, unseal
+        from pipelines.backends.signing import public_file, read_public_key, unseal
         from pipelines.settings import Settings
 
         settings = Settings.from_env()

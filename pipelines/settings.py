@@ -13,7 +13,8 @@
 | ASSAY_DEVICE | `cpu` (OpenVINO) | what embeds and trains: also `cuda`, `cuda:N`; `torch-cpu` queries a GPU's index |
 | ASSAY_OPENAI_BASE_URL | none | where the endpoint `openai` of a definition in models/ is: https, or http on loopback |
 | ASSAY_OPENAI_API_KEY | none | the key to it; of an endpoint of another name: ASSAY_NAME_BASE_URL, ASSAY_NAME_API_KEY |
-| ASSAY_SIGNING_KEY | `ASSAY_HOME/keys/release.pem`, made on first use | private key file of releases |
+| ASSAY_SIGNING_KEY | `ASSAY_HOME/keys/release.pem`, made on first use | signs: a file, `env` or `awskms:KEY` |
+| ASSAY_SIGNING_KEY_PEM | none | for `env`: the private key itself |
 | ASSAY_AIRFLOW_PORT, ASSAY_MLFLOW_PORT, ASSAY_MILVUS_PORT, ASSAY_SPARK_PORT | 8080, 5000, 19530, 7077 | services here |
 
 Vendors' own variables are read by the vendors: AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID and the like for S3
@@ -26,7 +27,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -36,6 +37,8 @@ from pipelines.errors import BadConfig
 QUIET = {
     "GX_ANALYTICS_ENABLED": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    # A tracking server that is down is an error after a quarter of a minute, not after four minutes.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
     "DVC_NO_ANALYTICS": "1",
     "HF_HUB_OFFLINE": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -48,7 +51,17 @@ QUIET = {
     "MALLOC_MMAP_THRESHOLD_": "1073741824",
     "MALLOC_TRIM_THRESHOLD_": "1073741824",
 }
-"""Telemetry off, no hub at run time, no busy waiting, memory kept for reuse; set before any vendor is imported."""
+"""Telemetry off, no hub at run time, short retries, no busy waiting, memory kept; set before any vendor is imported."""
+
+
+@dataclass(frozen=True)
+class KeyReference:
+    """A signing key that lies in no file: `env`, with its PEM, or the URI of a key in a KMS; and the file of its public
+    half."""
+
+    uri: str
+    public: Path
+    pem: str | None = field(default=None, repr=False)
 
 
 def checkout() -> Path:
@@ -154,8 +167,14 @@ class Settings:
         return self.home / "reports"
 
     @property
-    def signing_key(self) -> Path:
-        return Path(os.environ.get("ASSAY_SIGNING_KEY") or self.home / "keys" / "release.pem")
+    def signing_key(self) -> Path | KeyReference:
+        """The file of the private key, or what names a key that lies in no file."""
+        file = self.home / "keys" / "release.pem"
+        given = os.environ.get("ASSAY_SIGNING_KEY") or str(file)
+        if re.fullmatch(r"env|(awskms|gcpkms|azurekms|hv):.+", given) is None:
+            return Path(given)
+        pem = os.environ.get("ASSAY_SIGNING_KEY_PEM") if given == "env" else None
+        return KeyReference(given, file.with_name("release.pub.pem"), pem)
 
     @property
     def seen(self) -> Path:

@@ -24,7 +24,7 @@ from pipelines import adapters
 from pipelines.actions.verify import parquet_digest
 from pipelines.backends.objects import ObstoreObjects
 from pipelines.backends.openvino import reopen
-from pipelines.backends.releaselog import public_file, read_public_key, unseal
+from pipelines.backends.signing import public_file, read_public_key, unseal
 from pipelines.builds import build_rows
 from pipelines.erasures import log_of
 from pipelines.errors import BadInput, IntegrityError

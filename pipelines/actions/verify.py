@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pipelines.backends.releaselog import key_id, public_file, read_public_key
+from pipelines.backends.signing import key_id, public_file, read_public_key
 from pipelines.builds import held, parquet_digest
 from pipelines.errors import IntegrityError, NotFound
 from pipelines.released import adapter_folder, embedder_of, generator_of, longer_of, require_valid, reranker_of

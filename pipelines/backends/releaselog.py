@@ -1,140 +1,22 @@
 """The release log: numbered, signed manifests in the object store, published by exclusive creation.
 
-Each object `releases/CORPUS/GENERATION.json` is a DSSE envelope (Dead Simple Signing Envelope, the form of in-toto
-and sigstore) around the manifest's canonical JSON, signed with Ed25519. It is verified on every read, for which the
-public key beside the private one is enough. Who may publish, and what, is decided elsewhere.
-
-DSSE's pre-authentication encoding is one line; signing and verifying are `cryptography`'s. securesystemslib reads
-and writes the same envelopes (a test holds us to it), but importing it pulls in boto3, one second of every command.
+Each object `releases/CORPUS/GENERATION.json` is a signed envelope (`backends.signing`). It is verified on every read,
+for which the public key is enough. Who may publish, and what, is decided elsewhere.
 """
 
 from __future__ import annotations
 
-import base64
-import json
-import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-
-from pipelines.core.digests import canonical_json, digest_bytes
-from pipelines.errors import BadConfig, IntegrityError, NotFound, PromotionConflict
+from pipelines.backends.signing import public_file, read_public_key, seal, signer, unseal
+from pipelines.errors import IntegrityError, NotFound, PromotionConflict
+from pipelines.settings import KeyReference
 
 if TYPE_CHECKING:
     from pipelines.ports import ObjectStore
-
-PAYLOAD_TYPE = "application/vnd.assay.release+json"
-
-
-def _pae(payload: bytes, payload_type: str) -> bytes:
-    """DSSE's pre-authentication encoding: https://github.com/secure-systems-lab/dsse/blob/master/protocol.md."""
-    kind = payload_type.encode()
-    return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
-
-
-def key_id(key: Ed25519PublicKey) -> str:
-    """sha256 (hex) of the raw 32 bytes of the public key."""
-    return digest_bytes(key.public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw))
-
-
-def seal(manifest: Mapping[str, Any], key: Ed25519PrivateKey, *, payload_type: str = PAYLOAD_TYPE) -> bytes:
-    """The signed envelope of a manifest, as JSON. Ed25519 is deterministic: same manifest and key, same bytes."""
-    payload = canonical_json(manifest).encode()
-    signature = {
-        "keyid": key_id(key.public_key()),
-        "sig": base64.b64encode(key.sign(_pae(payload, payload_type))).decode(),
-    }
-    envelope = {
-        "payload": base64.b64encode(payload).decode(),
-        "payloadType": payload_type,
-        "signatures": [signature],
-    }
-    return json.dumps(envelope, indent=1).encode()
-
-
-def unseal(envelope: bytes, key: Ed25519PublicKey, *, subject: str, payload_type: str = PAYLOAD_TYPE) -> dict[str, Any]:
-    """The manifest in an envelope that `key` signed; IntegrityError, naming `subject`, in every other case."""
-    try:
-        parsed = json.loads(envelope)
-        payload = base64.b64decode(parsed["payload"], validate=True)
-        signatures = [(s["keyid"], base64.b64decode(s["sig"], validate=True)) for s in parsed["signatures"]]
-        kind = parsed["payloadType"]
-    except (ValueError, KeyError, TypeError) as exc:
-        raise IntegrityError(f"{subject} is not a signed envelope: {exc!r}") from exc
-    if kind != payload_type:
-        raise IntegrityError(f"{subject} holds {kind!r}, not {payload_type}")
-    ours = [signature for keyid, signature in signatures if keyid == key_id(key)]
-    if not ours:
-        signers = ", ".join(keyid[:12] for keyid, _ in signatures) or "nobody"
-        raise IntegrityError(f"{subject} is signed by {signers}, not by the release key {key_id(key)[:12]}")
-    try:
-        key.verify(ours[0], _pae(payload, payload_type))
-        manifest: dict[str, Any] = json.loads(payload)
-    except (InvalidSignature, ValueError) as exc:
-        raise IntegrityError(f"{subject}: the signature does not match the manifest; it was altered") from exc
-    return manifest
-
-
-def read_public_key(path: Path) -> Ed25519PublicKey:
-    """BadConfig when the file is not there or holds no Ed25519 public key in PEM."""
-    try:
-        key = serialization.load_pem_public_key(path.read_bytes())
-    except OSError as exc:
-        raise BadConfig(f"no public key of releases at {path}; it is made with the first release") from exc
-    except ValueError as exc:
-        raise BadConfig(f"{path} is not a public key in PEM form") from exc
-    if not isinstance(key, Ed25519PublicKey):
-        raise BadConfig(f"{path} is not an Ed25519 public key")
-    return key
-
-
-def _create(path: Path, data: bytes, mode: int) -> None:
-    """Whole or not at all, and never over an existing file: written beside it, then linked to the name."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        os.fchmod(descriptor, mode)
-        with os.fdopen(descriptor, "wb") as out:
-            out.write(data)
-            out.flush()
-            os.fsync(out.fileno())
-        os.link(temporary, path)
-    except FileExistsError:
-        pass  # another process made it first: its key is the key
-    finally:
-        Path(temporary).unlink()
-
-
-def private_key(path: Path) -> Ed25519PrivateKey:
-    """The signing key, made on first use (mode 0600), with its public half beside it as `STEM.pub.pem`."""
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        made = Ed25519PrivateKey.generate().private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        _create(path, made, 0o600)
-    try:
-        key = serialization.load_pem_private_key(path.read_bytes(), password=None)
-    except (ValueError, TypeError, OSError) as exc:
-        raise BadConfig(f"{path} is not a readable Ed25519 private key in PEM form (ASSAY_SIGNING_KEY)") from exc
-    if not isinstance(key, Ed25519PrivateKey):
-        raise BadConfig(f"{path} is not an Ed25519 private key (ASSAY_SIGNING_KEY)")
-    public = public_file(path)
-    if not public.is_file():
-        pem = serialization.PublicFormat.SubjectPublicKeyInfo
-        _create(public, key.public_key().public_bytes(serialization.Encoding.PEM, pem), 0o644)
-    if key_id(read_public_key(public)) != key_id(key.public_key()):
-        raise BadConfig(f"{public} does not belong to {path}; readers would refuse what it signs")
-    return key
-
-
-def public_file(key_file: Path) -> Path:
-    """Where the public half of a private key file is."""
-    return key_file.with_name(f"{key_file.stem}.pub.pem")
 
 
 class SignedReleaseLog:
@@ -144,7 +26,7 @@ class SignedReleaseLog:
     only grow (a rollback is a new one), so a log whose newest is older was cut or replaced by an earlier state.
     """
 
-    def __init__(self, objects: ObjectStore, *, key_file: Path, seen: Path | None = None) -> None:
+    def __init__(self, objects: ObjectStore, *, key_file: Path | KeyReference, seen: Path | None = None) -> None:
         self._objects = objects
         self._key_file = key_file
         self._seen = seen
@@ -156,7 +38,7 @@ class SignedReleaseLog:
 
     def append(self, corpus: str, manifest: Mapping[str, Any], *, generation: int) -> None:
         """Publish as exactly that generation; PromotionConflict names the release that has it already."""
-        envelope = seal(manifest, private_key(self._key_file))
+        envelope = seal(manifest, signer(self._key_file))
         if not self._objects.create(self.key(corpus, generation), envelope):
             winner = self.read(corpus, generation)
             raise PromotionConflict(

@@ -29,6 +29,12 @@ def test_four_dags_a_corpus_and_upkeep(dags):
     assert set(dags) == {f"handbook_{kind}" for kind in graph.DAGS} | {"upkeep"}
 
 
+def test_upkeep_tries_again_until_its_next_run_while_a_service_is_down(dags):
+    (task,) = dags["upkeep"].tasks
+    assert task.retry_delay.total_seconds() <= 20
+    assert task.retries * task.retry_delay.total_seconds() >= 300
+
+
 @pytest.mark.parametrize("kind", graph.DAGS)
 def test_tasks_and_edges_are_those_of_the_graph(dags, kind):
     dag = dags[f"handbook_{kind}"]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from securesystemslib.dsse import Envelope
 from securesystemslib.signer import CryptoSigner, SSlibKey
 
-from pipelines.backends import releaselog
+from pipelines.backends import signing
 from pipelines.backends.objects import ObstoreObjects
 from pipelines.backends.releaselog import SignedReleaseLog
 from pipelines.errors import BadConfig, IntegrityError, NotFound, PromotionConflict
@@ -86,7 +86,7 @@ def test_of_many_racing_promotions_one_wins(log):
 
 
 def test_the_private_key_is_made_once_for_its_owner_only(place):
-    first, second = releaselog.private_key(place[1]), releaselog.private_key(place[1])
+    first, second = signing.signer(place[1]), signing.signer(place[1])
     assert first.private_bytes_raw() == second.private_bytes_raw()
     assert stat.S_IMODE(place[1].stat().st_mode) == 0o600
     assert sorted(p.name for p in place[1].parent.iterdir()) == ["release.pem", "release.pub.pem"]
@@ -102,15 +102,15 @@ def test_another_key_is_refused(log, place):
     log.append("hb", manifest(1), generation=1)
     for name in ("release.pem", "release.pub.pem"):
         (place[1].parent / name).unlink()
-    releaselog.private_key(place[1])
+    signing.signer(place[1])
     with pytest.raises(IntegrityError, match="not by the release key"):
         log.read("hb")
 
 
 def test_a_public_key_of_somebody_else_beside_the_private_one_is_refused_before_signing(log, place):
     other = place[1].parent / "other.pem"
-    releaselog.private_key(other)
-    releaselog.public_file(other).rename(releaselog.public_file(place[1]))
+    signing.signer(other)
+    signing.public_file(other).rename(signing.public_file(place[1]))
     with pytest.raises(BadConfig, match="does not belong to"):
         log.append("hb", manifest(1), generation=1)
     assert log.generations("hb") == []
@@ -120,7 +120,7 @@ def test_a_key_file_that_is_no_key_is_named(place):
     place[1].parent.mkdir()
     place[1].write_text("hello")
     with pytest.raises(BadConfig, match="not a readable Ed25519 private key in PEM form"):
-        releaselog.private_key(place[1])
+        signing.signer(place[1])
 
 
 def test_a_valid_release_copied_under_another_name_is_refused(log, place):
@@ -132,49 +132,49 @@ def test_a_valid_release_copied_under_another_name_is_refused(log, place):
 
 @given(st.data())
 def test_no_byte_of_the_payload_can_be_changed(data):
-    envelope = json.loads(releaselog.seal(manifest(1), KEY))
+    envelope = json.loads(signing.seal(manifest(1), KEY))
     payload = bytearray(base64.b64decode(envelope["payload"]))
     at = data.draw(st.integers(0, len(payload) - 1))
     payload[at] ^= data.draw(st.integers(1, 255))
     envelope["payload"] = base64.b64encode(payload).decode()
     with pytest.raises(IntegrityError):
-        releaselog.unseal(json.dumps(envelope).encode(), KEY.public_key(), subject="it")
+        signing.unseal(json.dumps(envelope).encode(), KEY.public_key(), subject="it")
 
 
 @given(st.binary(max_size=200))
 def test_junk_is_an_integrity_error(junk):
     with pytest.raises(IntegrityError):
-        releaselog.unseal(junk, KEY.public_key(), subject="it")
+        signing.unseal(junk, KEY.public_key(), subject="it")
 
 
 @pytest.mark.parametrize("cut", [0, 1, 100])
 def test_half_an_envelope_is_an_integrity_error(cut):
     with pytest.raises(IntegrityError):
-        releaselog.unseal(releaselog.seal(manifest(1), KEY)[:cut], KEY.public_key(), subject="it")
+        signing.unseal(signing.seal(manifest(1), KEY)[:cut], KEY.public_key(), subject="it")
 
 
 @pytest.mark.parametrize("signatures", [[], [{"keyid": "x", "sig": ""}], "no", [{}]])
 def test_no_signature_is_no_release(signatures):
-    envelope = json.loads(releaselog.seal(manifest(1), KEY)) | {"signatures": signatures}
+    envelope = json.loads(signing.seal(manifest(1), KEY)) | {"signatures": signatures}
     with pytest.raises(IntegrityError):
-        releaselog.unseal(json.dumps(envelope).encode(), KEY.public_key(), subject="it")
+        signing.unseal(json.dumps(envelope).encode(), KEY.public_key(), subject="it")
 
 
 def test_the_envelope_is_dsse_securesystemslib_reads_ours_and_we_read_its():
-    ours = Envelope.from_dict(json.loads(releaselog.seal(manifest(1), KEY)))
-    keyid = releaselog.key_id(KEY.public_key())
+    ours = Envelope.from_dict(json.loads(signing.seal(manifest(1), KEY)))
+    keyid = signing.key_id(KEY.public_key())
     public = SSlibKey.from_crypto(KEY.public_key(), keyid)
     assert list(ours.verify([public], 1)) == [keyid]
-    theirs = Envelope(ours.payload, releaselog.PAYLOAD_TYPE, {})
+    theirs = Envelope(ours.payload, signing.PAYLOAD_TYPE, {})
     theirs.sign(CryptoSigner(KEY, public))
-    assert releaselog.unseal(json.dumps(theirs.to_dict()).encode(), KEY.public_key(), subject="it") == manifest(1)
+    assert signing.unseal(json.dumps(theirs.to_dict()).encode(), KEY.public_key(), subject="it") == manifest(1)
 
 
 def test_a_key_half_written_by_a_killed_process_is_never_taken_for_a_key(place):
     place[1].parent.mkdir()
     (place[1].parent / ".release.pem.abcd").write_bytes(b"-----BEGIN")
-    assert releaselog.private_key(place[1])
-    assert os.access(releaselog.public_file(place[1]), os.R_OK)
+    assert signing.signer(place[1])
+    assert os.access(signing.public_file(place[1]), os.R_OK)
 
 
 def test_a_log_that_was_cut_or_replaced_by_an_earlier_state_is_not_followed(place, tmp_path):
