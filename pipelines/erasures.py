@@ -16,10 +16,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipelines.backends.signing import public_file, read_public_key, seal, signer, unseal
 from pipelines.errors import IntegrityError
 from pipelines.ports import ObjectStore, Ports
 from pipelines.settings import KeyReference
+from pipelines.signing import public_file, read_public_key, seal, signer, unseal
 
 ENTRY = "application/vnd.assay.erasure+json"
 RECEIPT = "application/vnd.assay.erasure-receipt+json"

@@ -26,8 +26,8 @@ class ReleaseModel(PythonModel):
     def load_context(self, context: Any) -> None:
         """Verify the manifest that this version was made of; IntegrityError when it was altered."""
         from pipelines.actions.ask import Service
-        from pipelines.backends.signing import public_file, read_public_key, unseal
         from pipelines.settings import Settings
+        from pipelines.signing import public_file, read_public_key, unseal
 
         settings = Settings.from_env()
         envelope = Path(context.artifacts["release"]).read_bytes()

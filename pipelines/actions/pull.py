@@ -24,7 +24,6 @@ from pipelines import adapters
 from pipelines.actions.verify import parquet_digest
 from pipelines.backends.objects import ObstoreObjects
 from pipelines.backends.openvino import reopen
-from pipelines.backends.signing import public_file, read_public_key, unseal
 from pipelines.builds import build_rows
 from pipelines.erasures import log_of
 from pipelines.errors import BadInput, IntegrityError
@@ -32,6 +31,7 @@ from pipelines.exports import opened
 from pipelines.ports import Paid, Ports
 from pipelines.released import adapter_folder, embedder_of, require_valid, reranker_of
 from pipelines.settings import Settings
+from pipelines.signing import public_file, read_public_key, unseal
 from pipelines.wiring import Wiring
 
 Json = Mapping[str, Any]

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pipelines.backends.signing import key_id, public_file, read_public_key
 from pipelines.builds import held, parquet_digest
 from pipelines.errors import IntegrityError, NotFound
 from pipelines.released import adapter_folder, embedder_of, generator_of, longer_of, require_valid, reranker_of
 from pipelines.settings import Settings
+from pipelines.signing import key_id, public_file, read_public_key
 from pipelines.wiring import Wiring
 
 Json = Mapping[str, Any]

@@ -1,6 +1,6 @@
 """The release log: numbered, signed manifests in the object store, published by exclusive creation.
 
-Each object `releases/CORPUS/GENERATION.json` is a signed envelope (`backends.signing`). It is verified on every read,
+Each object `releases/CORPUS/GENERATION.json` is a signed envelope (`pipelines.signing`). It is verified on every read,
 for which the public key is enough. Who may publish, and what, is decided elsewhere.
 """
 
@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.backends.signing import public_file, read_public_key, seal, signer, unseal
 from pipelines.errors import IntegrityError, NotFound, PromotionConflict
 from pipelines.settings import KeyReference
+from pipelines.signing import public_file, read_public_key, seal, signer, unseal
 
 if TYPE_CHECKING:
     from pipelines.ports import ObjectStore

@@ -7,7 +7,7 @@ from unittest import mock
 import pytest
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 
-from pipelines.backends import signing
+from pipelines import signing
 from pipelines.backends.objects import ObstoreObjects
 from pipelines.backends.releaselog import SignedReleaseLog
 from pipelines.errors import BackendError, BadConfig, IntegrityError

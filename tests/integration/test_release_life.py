@@ -321,6 +321,21 @@ def test_what_was_altered_is_found_and_not_pulled(settings, tmp_path):
     assert len(list(verify.verify_release(settings, TINY))) == 5
 
 
+def test_files_that_nobody_signed_beside_a_build_are_neither_read_nor_pulled(settings, tmp_path):
+    wiring = Wiring.of(settings, TINY)
+    index = wiring.releases.read(TINY)["index"]
+    planted = [f"{index['key']}/{name}" for name in ("part-99999.parquet", "weights.pkl", "model.bin")]
+    for key in planted:
+        wiring.objects.put(key, b"cos\nsystem\n(S'false'\ntR.")
+    wiring.store.drop(index["collection"])
+    wiring.store.close()
+    reconcile.reconcile_corpus(settings, TINY)  # loaded again from the parts that the manifest names
+    assert len(list(verify.verify_release(settings, TINY))) == 5
+    pull.pull_release(settings, TINY, to=tmp_path / "out")
+    assert sorted(p.name for p in (tmp_path / "out" / "index").iterdir()) == index["parts"]
+    wiring.objects.delete(planted)
+
+
 def test_a_generator_that_was_not_judged_answers_nothing(settings, monkeypatch):
     generator = type(Wiring.of(settings, TINY).generator())
     for digest, said in (("base_digest", "judged with generator "), ("tokenizer_digest", "judged with tokenizer of ")):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from securesystemslib.dsse import Envelope
 from securesystemslib.signer import CryptoSigner, SSlibKey
 
-from pipelines.backends import signing
+from pipelines import signing
 from pipelines.backends.objects import ObstoreObjects
 from pipelines.backends.releaselog import SignedReleaseLog
 from pipelines.errors import BadConfig, IntegrityError, NotFound, PromotionConflict
