@@ -5,7 +5,7 @@ BIN := .venv/bin
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup demo up down test check fast integration faults slow e2e audit clean
+.PHONY: setup demo up down test check fast integration faults e2e disturbed audit clean
 setup: .venv/.ready
 
 # The marker is written last: a set-up that was interrupted runs again.
@@ -43,12 +43,12 @@ faults: setup
 e2e: setup
 	$(BIN)/pytest -m e2e
 
-# The browser tests wait a good deal for Airflow's scheduler: the other slow tests run beside them, a tier at a time.
+# Two streams of about the same length, on two cores.
 # (pytest-xdist is of no use to them: under its workers PySpark ends a process that imports Great Expectations.)
 test: check
-	$(MAKE) -j2 slow e2e
-slow: setup
-	$(BIN)/pytest -m integration
+	$(MAKE) -j2 integration disturbed
+disturbed: setup
+	$(BIN)/pytest -m e2e
 	$(BIN)/pytest -m faults
 
 # Exit code 3: the advisories could not be had, so nothing was audited (infra/audit.py).

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.actions import compare, views
+from pipelines.actions import compare, measure_learning, views
 from pipelines.actions.measure import measure_corpus
 from pipelines.core import canaries
 from pipelines.errors import BadInput
@@ -80,6 +80,7 @@ def wiring(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wiring]:
 def measured(wiring: Wiring) -> dict[str, Any]:
     with pytest.MonkeyPatch.context() as fewer:
         fewer.setattr(canaries, "EACH", 1)
+        fewer.setattr(measure_learning, "SHARES", (0.5, 1.0))
         said = list(measure_corpus(wiring.settings, kit.CORPUS))
     assert [line.split(":")[0] for line in said] == ["freshness", "learning", "extraction", "judge"]
     return held(wiring.workspace)

@@ -67,10 +67,12 @@ def test_a_release_on_s3_is_appended_once_read_verified_and_pulled(requests: Req
     settings = release_kit.home(tmp_path / "home")
     wiring = Wiring.of(settings, release_kit.CORPUS)
     facts = release_kit.build(wiring, release_kit.TEXTS)
-    params = {name: getattr(wiring.params, name).model_dump(mode="json") for name in ("embed", "retrieve")}
+    params = {name: getattr(wiring.params, name).model_dump(mode="json") for name in ("embed", "retrieve", "generate")}
+    base = wiring.generator()
     manifest: dict[str, Any] = {
         "corpus": release_kit.CORPUS, "generation": 1, "arm": "rag", "index": facts, "adapter": None, "params": params,
             "prompt": {"digest": "0" * 64},
+        "base": {"name": base.name, "digest": base.base_digest, "tokenizer": base.tokenizer_digest},
         "embedder": {"name": wiring.embedder.name, "digest": wiring.embedder.digest},
     }  # fmt: skip
     log = SignedReleaseLog(wiring.objects, key_file=settings.signing_key)
@@ -80,7 +82,7 @@ def test_a_release_on_s3_is_appended_once_read_verified_and_pulled(requests: Req
     assert log.generations(release_kit.CORPUS) == [1]
     assert log.read(release_kit.CORPUS)["index"] == facts
     lines = list(verify.verify_release(settings, release_kit.CORPUS))
-    assert [line.split(" ")[0] for line in lines] == ["signature:", "embedder:", "parquet", "milvus"]
+    assert [line.split(" ")[0] for line in lines] == ["signature:", "embedder:", "parquet", "milvus", "generator:"]
     assert "tiny@1: 3 rows" in pull.pull_release(settings, release_kit.CORPUS, to=tmp_path / "out")
     assert (tmp_path / "out" / "index" / "part-00000.parquet").is_file()
     newer = release_kit.build(Wiring.of(settings, release_kit.CORPUS), release_kit.NEWER)
