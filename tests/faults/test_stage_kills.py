@@ -59,9 +59,14 @@ def started(zygote: Zygote, tmp_path: Path) -> Iterator[Zygote]:
 
 
 def killed(zygote: Zygote, home: Home, node: str, *, most: float, chance: random.Random) -> Iterator[str]:
-    """Kill the node `KILLS` times at random and, where DVC runs it, once at its boundary; says each time when that was.
-    What ended before it could be killed is begun again from what was there before."""
+    """Kill the node once at its boundary, where DVC runs it, and `KILLS` times at random; says each time when that was.
+    The boundary comes first: a kill after DVC has booked the node leaves none. What ended before it could be killed is
+    begun again from what was there before."""
     before, done = home.copy("before"), 0
+    if not NODES[node].action:
+        pid = zygote.start(home.settings, "node", node, stop=BOOKED)
+        assert zygote.finish(pid, delay=0.0).killed
+        yield f"{node} killed before DVC booked it"
     while done < KILLS:
         delay = chance.uniform(0.0, most)
         ended = zygote.tell(home.settings, "node", node, delay=delay)
@@ -72,10 +77,6 @@ def killed(zygote: Zygote, home: Home, node: str, *, most: float, chance: random
         else:
             most = min(most, ended.seconds)
             home.put_back(before)
-    if not NODES[node].action:
-        pid = zygote.start(home.settings, "node", node, stop=BOOKED)
-        assert zygote.finish(pid, delay=0.0).killed
-        yield f"{node} killed before DVC booked it"
 
 
 def test_every_node_killed_anywhere_ends_as_in_an_undisturbed_home(
