@@ -106,10 +106,15 @@ def pull(reference: Reference, to: Annotated[Path, typer.Option(help="An empty o
 
 
 @releasing.command()
-def reconcile(name: Name) -> None:
-    """Bring MLflow's and Milvus's aliases back in line with the release log."""
-    from pipelines.actions.reconcile import reconcile_corpus
+def reconcile(
+    name: Name,
+    remote: Annotated[bool, typer.Option("--remote", help="First read back all revisions from DVC's remote.")] = False,
+) -> None:
+    """Bring MLflow's and Milvus's aliases back in line with the release log; mend DVC's remote with --remote."""
+    from pipelines.actions.reconcile import mend_remote, reconcile_corpus
 
+    if remote:
+        print(mend_remote(Settings.from_env(), name))
     print(reconcile_corpus(Settings.from_env(), name))
 
 

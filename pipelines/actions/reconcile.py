@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pipelines import dvc_objects, tombstones
 from pipelines.builds import load_build
 from pipelines.core.digests import digest_bytes
 from pipelines.errors import NotFound
@@ -91,3 +92,14 @@ def reconcile_corpus(settings: Settings, corpus: str) -> str:
     load_build(wiring.store, wiring.objects, manifest["index"])
     project(wiring, manifest, wiring.releases.envelope(corpus, manifest["generation"]))
     return json.dumps({"corpus": corpus, "generation": manifest["generation"], "alias": ALIAS})
+
+
+def mend_remote(settings: Settings, corpus: str) -> str:
+    """Send again what DVC's remote lost or damaged of the corpus's revisions; returns one line. See `dvc_objects.mend`.
+
+    It reads everything back, so it is for a person to ask for, not for `upkeep`. Nothing is removed meanwhile: what an
+    erasure has taken out does not return.
+    """
+    with tombstones.sweeping(settings):
+        done = dvc_objects.mend(settings.workspace(corpus), settings.dvc_remote(corpus))
+    return json.dumps({"corpus": corpus, "remote": done})

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from pipelines import dvc_objects
 from pipelines.corpus_files import tree_digest
 from tests.fault_table import flip, truncate
 from tests.faults.test_corpus_kill import content, git, versioner
@@ -75,7 +76,7 @@ def test_a_damaged_remote_object_is_an_error_and_not_other_content(homes: Any, d
         with pytest.raises(DvcException):
             fetched(home, home / "workspaces" / "copy")
         assert not (home / "workspaces" / "copy" / "corpus" / "source" / "a.md").is_file()
-        # docs/faults.md: the workspace's cache has the same bytes under the same name.
-        cached = object_of(home / "workspaces" / "demo" / ".dvc" / "cache", old / "source" / "a.md")
-        shutil.copyfile(cached, file)
+        remote, root = str(home / "remotes" / "demo"), home / "workspaces" / "demo"
+        assert dvc_objects.mend(root, remote) | {"read": 0} == {"read": 0, "sent": 1, "gone": 0}
         assert fetched(home, home / "workspaces" / "another") == tree_digest(old)
+        assert dvc_objects.mend(root, remote)["sent"] == 0

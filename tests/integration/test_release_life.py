@@ -113,7 +113,12 @@ def test_again_nothing_is_published_and_lost_projections_come_back(settings):
     wiring = Wiring.of(settings, TINY)
     wiring.store.drop(wiring.releases.read(TINY)["index"]["collection"])
     wiring.store.close()
-    assert json.loads(reconcile.reconcile_corpus(settings, TINY))["generation"] == 1
+    pushed = next((settings.home / "remotes" / TINY).rglob("*.dir"))
+    pushed.unlink()
+    done = cli(settings, "reconcile", TINY, "--remote")
+    remote, projected = map(json.loads, done.stdout.splitlines())
+    assert remote["remote"]["sent"] == 1 and pushed.is_file()
+    assert projected["generation"] == 1
     assert int(champion(settings).version) == 1
     assert milvus_alias(settings) == views.release_manifest(settings, TINY, 1)["index"]["collection"]
     assert len(client(settings).search_model_versions(f"name = '{TINY}'")) == 1

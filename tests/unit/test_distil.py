@@ -193,16 +193,16 @@ def test_the_comparison_says_it_only_where_a_prompt_was_distilled(tmp_path, taug
 
 def test_the_instruction_set_is_what_its_page_says():
     rows = list(read_jsonl(FIXTURE / "requests.jsonl"))
-    assert len(rows) == 168 == len({row["id"] for row in rows})
+    assert len(rows) == 208 == len({row["id"] for row in rows})
     prompts = {" ".join(row["request"].lower().split()) for row in rows}
-    assert len(prompts) == 168
-    assert Counter(row["split"] for row in rows) == {"train": 96, "validation": 12, "test": 60}
+    assert len(prompts) == 208
+    assert Counter(row["split"] for row in rows) == {"train": 96, "validation": 12, "test": 100}
     schema = load_validator("reply.schema.json", SimpleNamespace(path=lambda name: FIXTURE / name))
     for row in rows:
         assert row["about"] in row["request"] and schema({"answer": row["about"], "urgent": row["urgent"]})
     assert len((FIXTURE / "instructions.txt").read_text().split()) > 150
     how = params_of().split.model_dump()
-    assert sum(split_of(row, **how) == TEST for row in rows) == 60
+    assert sum(split_of(row, **how) == TEST for row in rows) == 100
 
 
 def test_the_benchmarks_corpus_is_valid_and_its_examples_obey_their_schema(tmp_path):
@@ -218,4 +218,4 @@ def test_the_benchmarks_corpus_is_valid_and_its_examples_obey_their_schema(tmp_p
     examples = list(read_jsonl(tmp_path / "examples.jsonl"))
     assert len(examples) == 108 and all(schema(json.loads(e["completion"])) for e in examples)
     asked = {q["question"] for q in read_jsonl(tmp_path / "questions.jsonl")}
-    assert len(asked) == 60 and not asked & {e["prompt"] for e in examples}
+    assert len(asked) == 100 and not asked & {e["prompt"] for e in examples}
