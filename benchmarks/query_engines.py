@@ -23,7 +23,9 @@ from benchmarks.alternatives.systems import Alternative
 from benchmarks.harness import cpu_seconds
 from pipelines.backends.milvus import MilvusStore
 from pipelines.errors import BackendError
+from pipelines.params import Retrieve, read_raw
 from pipelines.ports import Embedder
+from pipelines.retrieval import nearest
 from pipelines.schemas import VECTORS
 from pipelines.settings import checkout
 
@@ -90,13 +92,14 @@ def milvus(corpus: Corpus, embedder: Embedder, *, uri: str, index_type: str) -> 
     store = MilvusStore(uri)
     store.drop(NAME)
     store.load(NAME, corpus.batches(), dim=corpus.vectors.shape[1], index_type=index_type)
+    dense = Retrieve(mode="dense", k=K)
+    hybrid = Retrieve.model_validate({**read_raw(checkout() / "params.yaml")["defaults"]["retrieve"], "k": K})
 
     def one(kind: str, number: int) -> list[int]:
-        question, vector, mode = corpus.asked[number], corpus.questions[number : number + 1], "dense"
+        question, vector, how = corpus.asked[number], corpus.questions[number : number + 1], dense
         if kind == FULL:
-            mode = "hybrid"
-            vector = embedded(embedder, question)
-        (hits,) = store.search(NAME, [question], vector, k=K, mode=mode)
+            how, vector = hybrid, embedded(embedder, question)
+        (hits,) = nearest(store, NAME, [question], vector, retrieve=how, k=K, filters=None, labels=())
         return [int(hit.chunk) for hit in hits]
 
     try:

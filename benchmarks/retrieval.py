@@ -4,7 +4,7 @@ Each set runs through the product: its BEIR folder is fetched, checked, versione
 stages into an ASSAY_HOME of the benchmark's own, searched by `pipelines.retrieval`, measured by score_retrieval.
 The cross-encoder is tuned by the product's recipe on the questions of 150 XQuAD passages; so that nothing is tested on
 what was trained, XQuAD's rows are of the other passages' questions alone. On the other sets it is a stranger.
-Weighted fusion is tried here and is no part of the product: see docs/decisions/0007.
+Why alpha is what it is by default: docs/decisions/0007.
 
 Published figures are given where a source was found; MTEB and BEIR hold none of the three sets.
 """
@@ -17,7 +17,6 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +40,8 @@ Json = Mapping[str, Any]
 SETS = ("xquad_en", "cranfield", "vaswani_npl")
 TRAINED_ON = 150
 """Passages of XQuAD whose questions train the cross-encoder."""
-WEIGHTS = (0.2, 0.35, 0.5, 0.65, 0.8)
-"""Shares of the dense score in the weighted fusion."""
+ALPHAS = (0.5, 0.65, 0.75, 0.8, 0.85, 0.9, 0.95)
+"""Shares of the dense score in the fusion by weights."""
 DEPTH = 20
 """Passages reranked; 10 are measured."""
 Find = Callable[[Sequence[str]], list[list[Hit]]]
@@ -77,27 +76,12 @@ def questions_of(wiring: Wiring, *, trained: bool, limit: int | None) -> list[di
     return rows[:limit]
 
 
-def weighted(dense: Sequence[Hit], bm25: Sequence[Hit], share: float) -> list[Hit]:
-    """Convex combination of min-max normalised scores, what one search did not find counts 0: Bruch et al., "An
-    analysis of fusion functions for hybrid retrieval" (TOIS 2023)."""
-    total: dict[str, float] = {}
-    hits: dict[str, Hit] = {}
-    for found, weight in ((dense, share), (bm25, 1 - share)):
-        scores = np.array([hit.score for hit in found])
-        low, span = (scores.min(), np.ptp(scores) or 1.0) if len(scores) else (0.0, 1.0)
-        for hit, score in zip(found, scores, strict=True):
-            total[hit.chunk] = total.get(hit.chunk, 0.0) + weight * float((score - low) / span)
-            hits[hit.chunk] = hit
-    order = sorted(total, key=lambda key: (-total[key], key))
-    return [replace(hits[key], score=total[key]) for key in order]
-
-
 def ways(wiring: Wiring, reranker: Any) -> dict[str, Find]:
     """Name -> how the passages of questions are found, CHUNKS_FOR_DOCUMENTS of each."""
     collection = wiring.workspace.receipt("index")["collection"]
 
-    def found(mode: str, rerank: Rerank | None = None) -> Find:
-        how = Retrieve(mode=mode, k=10, rerank=rerank)  # type: ignore[arg-type]
+    def found(mode: str, alpha: float | None = None, rerank: Rerank | None = None) -> Find:
+        how = Retrieve(mode=mode, alpha=alpha, k=10, rerank=rerank)  # type: ignore[arg-type]
 
         def run(asked: Sequence[str]) -> list[list[Hit]]:
             return search(
@@ -107,17 +91,10 @@ def ways(wiring: Wiring, reranker: Any) -> dict[str, Find]:
 
         return run
 
-    def fused(share: float) -> Find:
-        def run(asked: Sequence[str]) -> list[list[Hit]]:
-            both = zip(found("dense")(asked), found("bm25")(asked), strict=True)
-            return [weighted(dense, bm25, share)[:CHUNKS_FOR_DOCUMENTS] for dense, bm25 in both]
-
-        return run
-
     out = {"bm25": found("bm25"), "dense": found("dense"), "hybrid (RRF)": found("hybrid")}
-    out |= {f"weighted, dense {share}": fused(share) for share in WEIGHTS}
+    out |= {f"hybrid, alpha {alpha}": found("hybrid", alpha) for alpha in ALPHAS}
     if reranker is not None:
-        out[f"hybrid + reranker, {DEPTH}"] = found("hybrid", Rerank(model="tuned", depth=DEPTH))
+        out[f"hybrid + reranker, {DEPTH}"] = found("hybrid", rerank=Rerank(model="tuned", depth=DEPTH))
     return out
 
 

@@ -112,6 +112,7 @@ class Rerank(Section):
 
 class Retrieve(Section):
     mode: Literal["dense", "bm25", "hybrid"]
+    alpha: Annotated[float | None, Field(ge=0, le=1, exclude_if=lambda value: value is None)] = None
     k: Annotated[int, Field(ge=1, le=50)]
     rerank: Rerank | None = None
     per_document: Annotated[int | None, Field(ge=1, exclude_if=lambda value: value is None)] = None

@@ -4,9 +4,10 @@ served. It knows no vendor, and neither labels nor judges.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,9 @@ Filters = Mapping[str, str | Sequence[str]]
 
 BATCH = 100
 """Questions embedded and searched for together."""
+
+FUSED = 50
+"""Passages of each search that are fused, at least."""
 
 MOST = 1_000
 """Passages fetched for one question at most, however many of them one document has."""
@@ -38,6 +42,7 @@ def search(
 ) -> list[list[Hit]]:
     """The k (`retrieve.k` by default) best passages of each question, in order, best first.
 
+    Hybrid fuses what is found by vector and by BM25: by weights with `retrieve.alpha`, else by rank, as the store does.
     With a reranker the first `retrieve.rerank.depth` that the store finds are put in the order of its scores, which
     then are the hits' scores; what the store finds beyond that depth follows in the store's own order, so a larger k
     only adds. With `retrieve.per_document` at most so many of one document are among the k: more is fetched, MOST at
@@ -53,16 +58,48 @@ def search(
     for start in range(0, len(questions), BATCH):
         texts = list(questions[start : start + BATCH])
         vectors = embedder.embed_batch(texts)
-        how: dict[str, Any] = {"mode": retrieve.mode, "filters": filters, "labels": labels}
+        once = partial(nearest, store, collection, texts, vectors, retrieve=retrieve, filters=filters, labels=labels)
         wanted = max(k, depth)
-        found = store.search(collection, texts, vectors, k=wanted, **how)
+        found = once(k=wanted)
         while quota is not None and wanted < MOST and any(_short(hits, k, quota, wanted) for hits in found):
             wanted = min(4 * wanted, MOST)
-            found = store.search(collection, texts, vectors, k=wanted, **how)
+            found = once(k=wanted)
         out += found
     if reranker is not None and depth:
         out = [rerank(reranker, text, hits, depth=depth) for text, hits in zip(questions, out, strict=True)]
     return [limited(hits, per_document=quota)[:k] for hits in out]
+
+
+def nearest(
+    store: VectorStore, collection: str, texts: Sequence[str], vectors: Any, *, retrieve: Retrieve, k: int, **who: Any
+) -> list[list[Hit]]:
+    """The k best of each question by `retrieve.mode`; two searches, fused here, where it is hybrid with an alpha."""
+    if retrieve.mode != "hybrid" or retrieve.alpha is None:
+        return store.search(collection, texts, vectors, k=k, mode=retrieve.mode, **who)
+    dense, bm25 = (
+        store.search(collection, texts, vectors, k=max(k, FUSED), mode=mode, **who) for mode in ("dense", "bm25")
+    )
+    return [fused(*both, alpha=retrieve.alpha)[:k] for both in zip(dense, bm25, strict=True)]
+
+
+def fused(dense: Sequence[Hit], bm25: Sequence[Hit], *, alpha: float) -> list[Hit]:
+    """What either search found, best first, scored alpha x dense + (1 - alpha) x BM25, from 0 to 1.
+
+    Scores are brought to one scale between the least that they can be (a cosine's -1, BM25's 0) and the best that was
+    found; what a search did not find counts 0 there. This is TM2C2 of Bruch, Gai and Ingber, "An analysis of fusion
+    functions for hybrid retrieval" (TOIS 2023). It is here and not left to Milvus, whose WeightedRanker means another
+    thing on a server (arc tangent) than in milvus-lite (the range of what was found): what was judged on one would be
+    served in another order by the other.
+    """
+    total: defaultdict[str, float] = defaultdict(float)
+    hits: dict[str, Hit] = {}
+    for found, share, least in ((dense, alpha, -1.0), (bm25, 1 - alpha, 0.0)):
+        span = max((hit.score for hit in found), default=least) - least
+        for hit in found:
+            total[hit.chunk] += share * (hit.score - least) / span if span > 0 else 0.0
+            hits.setdefault(hit.chunk, hit)
+    order = sorted(hits, key=lambda chunk: (-total[chunk], chunk))
+    return [replace(hits[chunk], score=total[chunk]) for chunk in order]
 
 
 def limited(hits: Sequence[Hit], *, per_document: int | None) -> list[Hit]:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipelines.actions.ask import Service
 from pipelines.backends.reranker import read_definition, reranker_digest
@@ -13,7 +15,7 @@ from pipelines.errors import BadConfig, BadInput, IntegrityError, MissingTool
 from pipelines.params import Rerank, Retrieve
 from pipelines.ports import Hit
 from pipelines.released import reranker_of
-from pipelines.retrieval import BATCH, rerank, search
+from pipelines.retrieval import BATCH, FUSED, fused, rerank, search
 from pipelines.settings import Settings, checkout
 
 
@@ -55,6 +57,53 @@ def find(served, *, depth=None, questions=("a",), **more):
     how = Retrieve(mode="hybrid", k=served, rerank=depth and Rerank(model="later", depth=depth))
     found = search(store, Zeros(), "b_x", questions, retrieve=how, reranker=Later() if depth else None, **more)
     return ["".join(h.text for h in hits) for hits in found], store, found
+
+
+class Both(Letters):
+    """By vector a, b, c, ...; by BM25 h, g, f, ...; by both it is not asked."""
+
+    def search(self, collection, questions, vectors, *, k, mode, filters, labels):
+        self.asked.append((mode, k, filters, labels))
+        scored = {"dense": zip("abcd", (0.9, 0.8, 0.1, -1.0)), "bm25": zip("dbe", (20.0, 10.0, 0.0))}[mode]  # noqa: B905
+        return [[hit(letter, score) for letter, score in scored][:k] for _ in questions]
+
+
+def test_with_an_alpha_two_searches_are_fused_by_weights():
+    store, how = Both(), Retrieve(mode="hybrid", alpha=0.75, k=3)
+    (found,) = search(
+        store, Zeros(), "b_x", ["q"], retrieve=how, reranker=None, filters={"title": "x"}, labels=["board"]
+    )
+    # b: 0.75 * (0.8 + 1) / (0.9 + 1) + 0.25 * 10 / 20; a: 0.75 alone; c: 0.75 * 1.1 / 1.9
+    assert [(h.text, round(h.score, 6)) for h in found] == [("b", 0.835526), ("a", 0.75), ("c", 0.434211)]
+    assert store.asked == [(mode, FUSED, {"title": "x"}, ["board"]) for mode in ("dense", "bm25")]
+
+
+def test_what_one_search_does_not_find_counts_nothing_there():
+    dense, bm25 = [hit("a", 0.5), hit("b", -1.0)], [hit("c", 3.0), hit("d", 0.0)]
+    scores = {h.text: h.score for h in fused(dense, bm25, alpha=0.6)}
+    assert scores == pytest.approx({"a": 0.6, "c": 0.4, "b": 0.0, "d": 0.0})
+    assert fused([], [], alpha=0.6) == []
+    assert [h.text for h in fused([hit("a", -1.0)], [], alpha=0.6)] == ["a"]
+
+
+@given(
+    st.dictionaries(st.sampled_from("abcdefgh"), st.floats(-1, 1), max_size=8),
+    st.dictionaries(st.sampled_from("abcdefgh"), st.floats(0, 50), max_size=8),
+    st.floats(0, 1),
+)
+def test_fusion_loses_and_repeats_nothing_and_keeps_to_its_scale(by_vector, by_words, alpha):
+    lists = [
+        [hit(key, score) for key, score in sorted(of.items(), key=lambda item: -item[1])]
+        for of in (by_vector, by_words)
+    ]
+    found = fused(*lists, alpha=alpha)
+    assert sorted(h.text for h in found) == sorted(by_vector.keys() | by_words.keys())
+    scores = [h.score for h in found]
+    assert scores == sorted(scores, reverse=True) and all(0 <= score <= 1 + 1e-9 for score in scores)
+    dense = {h.text: h.score for h in found if h.text not in by_words}
+    assert sorted(dense, key=lambda key: -by_vector[key]) == sorted(
+        dense, key=lambda key: (-dense[key], -by_vector[key])
+    )
 
 
 def test_without_a_reranker_the_stores_order_stands():
