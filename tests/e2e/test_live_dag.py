@@ -163,9 +163,8 @@ class Stack:
         return until(reached, f"{kind}.{name} is {' or '.join(states)}")
 
     def answer(self, run, option):
-        """What a person answers to `approve`, not at once: Airflow takes the end of the process that asked for the end
-        of the task where the answer has set it going again before the scheduler books that end."""
-        time.sleep(5)
+        """What a person answers to `approve`, not at once: see "Known and open" in docs/faults.md."""
+        time.sleep(15)
         where = f"/dags/{TINY}_release/dagRuns/{run}/taskInstances/approve/-1/hitlDetails"
         self.api._call("PATCH", where, json={"chosen_options": [option], "params_input": {}})
 
