@@ -7,7 +7,9 @@ import os
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from threading import Lock
+from typing import Any
 from unittest import mock
 
 BUCKET = "assay"
@@ -32,6 +34,17 @@ class Requests(logging.Handler):
         return seen
 
 
+def _one_by_one(app: Any) -> Any:
+    """S3 takes a conditional put in one step. moto looks first and writes then, so that of two racers both may win."""
+    lock = Lock()
+
+    def answer(environ: dict[str, Any], start_response: Any) -> Any:
+        with lock if "HTTP_IF_NONE_MATCH" in environ else nullcontext():
+            return app(environ, start_response)
+
+    return answer
+
+
 @contextmanager
 def served() -> Iterator[Requests]:
     """The server, and AWS_* in this process's environment (which children inherit) for the length of the block."""
@@ -39,6 +52,7 @@ def served() -> Iterator[Requests]:
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
+    server._server.app = _one_by_one(server._server.app)  # type: ignore[union-attr]
     host, port = server.get_host_and_port()
     address, log, requests = f"http://{host}:{port}", logging.getLogger("werkzeug"), Requests()
     level, spread = log.level, log.propagate
