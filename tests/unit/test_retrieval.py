@@ -60,7 +60,7 @@ def find(served, *, depth=None, questions=("a",), **more):
 
 
 class Both(Letters):
-    """By vector a, b, c, ...; by BM25 h, g, f, ...; by both it is not asked."""
+    """By vector a, b, c, d; by BM25 d, b, e; by both it is not asked."""
 
     def search(self, collection, questions, vectors, *, k, mode, filters, labels):
         self.asked.append((mode, k, filters, labels))
