@@ -16,10 +16,11 @@ asked their questions through its own store, in its default way.
 
 The default of 60 of the 631 documents, evenly chosen, has 251 thousand of the 3.0 million tokens: minutes for the
 slowest system. Start-up is shown apart and every other cost is per token, so that is enough to tell what the whole set
-would give; a small set is unkind to the system with the larger start-up, ours. The whole set: `--documents 0`, half an
-hour for each system in fp32.
+would give; a small set is unkind to the system with the larger start-up, ours. The whole set: `--documents 0`, a
+quarter to half an hour for each system in fp32.
 
-`python -m benchmarks.embed [--documents N] [--precision fp32 int8] [--sets xquad_en ...] [--rounds N] [--quick]`
+`python -m benchmarks.embed [--documents N] [--alternatives langchain ...] [--precision fp32 int8] [--sets xquad_en ...]
+[--rounds N] [--quick]`
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ from pipelines.schemas import read_jsonl, write_jsonl
 from pipelines.settings import checkout
 
 SETS = ("xquad_en", "cranfield", "vaswani_npl")
+ALTERNATIVES = {"langchain": "LangChain", "llamaindex": "LlamaIndex"}
 CORES = 2
 QUICK = (4, 24)
 """Documents of the long ones and of each retrieval set at --quick."""
@@ -203,6 +205,7 @@ def main() -> None:
     args = arguments(
         __doc__,
         documents={"type": int, "default": 60, "metavar": "N", "help": "long documents, evenly chosen; 0: all 631"},
+        alternatives={"nargs": "*", "default": ALTERNATIVES, "choices": ALTERNATIVES, "help": "beside ours"},
         precision={"nargs": "+", "default": [None], "help": "embed.precision of ours, one row each; default: params'"},
         sets={"nargs": "*", "default": SETS, "choices": SETS, "help": "retrieval sets that are scored"},
         rounds={"type": int, "default": 1, "help": "interleaved rounds over the long documents"},
@@ -213,11 +216,7 @@ def main() -> None:
     names = args.sets[:1] if args.quick else args.sets
     try:
         ours = [Ours(precision) for precision in args.precision]
-        systems = [
-            Alternative("langchain", "LangChain, Chroma"),
-            Alternative("llamaindex", "LlamaIndex, Chroma"),
-            *ours,
-        ]
+        systems = [*(Alternative(name, f"{ALTERNATIVES[name]}, Chroma") for name in args.alternatives), *ours]
         long = evenly(list(read_jsonl(shared_data("scale") / "peps.jsonl")), count)
         sets = {name: retrieval_set(name, part) for name in names}
         with tempfile.TemporaryDirectory(prefix="assay-embed-") as temporary:
