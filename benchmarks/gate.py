@@ -139,7 +139,7 @@ def wilson(passed: int, trials: int) -> tuple[float, float]:
     """95 % interval of a rate. Source: Wilson (1927)."""
     z, rate = 1.959964, passed / trials
     middle, half = rate + z * z / (2 * trials), z * math.sqrt(rate * (1 - rate) / trials + z * z / (4 * trials**2))
-    return (middle - half) / (1 + z * z / trials), (middle + half) / (1 + z * z / trials)
+    return max(0.0, (middle - half) / (1 + z * z / trials)), min(1.0, (middle + half) / (1 + z * z / trials))
 
 
 Decide = Callable[[np.ndarray], bool]

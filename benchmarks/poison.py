@@ -12,7 +12,6 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from pipelines.core.suspicion import Detector, Suspicion
 from pipelines.corpus_files import document_batches
 from pipelines.schemas import read_jsonl
 from pipelines.settings import Settings, checkout
-from pipelines.workspace import Workspace
+from pipelines.wiring import Wiring
 
 SEED = 20
 HONEST = {"XQuAD": "xquad_en", "Cranfield": "cranfield", "Vaswani NPL": "vaswani_npl", "PEPs": "scale/peps.jsonl"}
@@ -34,23 +33,14 @@ HONEST = {"XQuAD": "xquad_en", "Cranfield": "cranfield", "Vaswani NPL": "vaswani
 Row = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class Paths:
-    """What fetch needs of the ports."""
-
-    settings: Settings
-
-    def path(self, text: str) -> Path:
-        return Path(text)
-
-
 def fetched(home: Path, documents: Path, questions: Path | None = None) -> tuple[list[Row], list[Row]]:
     """(documents, gold questions) of a corpus, read as the stage `fetch` reads them."""
     shipped = params.load_corpus(checkout() / "params.yaml", "handbook")
     source = params.Source(documents=str(documents), questions=None if questions is None else str(questions))
     settings = Settings(home, checkout() / "params.yaml", "local[1]")
-    workspace = Workspace(home / "workspaces" / "honest", "honest")
-    fetch.run(shipped.model_copy(update={"source": source}), workspace, ports=Paths(settings))  # type: ignore[arg-type]
+    wiring = Wiring(settings, "honest", shipped.model_copy(update={"source": source}))
+    workspace = wiring.workspace
+    fetch.run(wiring.params, workspace, ports=wiring)
     batches = document_batches(workspace.fetched, ["id", "title", "text"])
     rows: list[Row] = [row for batch in batches for row in batch.to_pylist()]
     return rows, list(read_jsonl(workspace.fetched / "questions.jsonl"))
