@@ -39,7 +39,8 @@ FACTS = ("xquad_plain", "xquad_raft")
 SETS = (*FACTS, "handbook", "instructions", *CORPORA)
 QUESTIONS = {"banking77": 100, "geography_questions": 100, "geography_queries": 100, "handbook": 100}
 """Test questions asked of every arm, at most."""
-STEPS = {"banking77": 80, "geography_questions": 140, "geography_queries": 120, "handbook": 150, "instructions": 48}
+STEPS = {"banking77": 60, "geography_questions": 100, "geography_queries": 90, "handbook": 115, "instructions": 48}
+STEPS |= dict.fromkeys(FACTS, 40)
 """So many that all sets together take less than an hour on two cores; `benchmarks.tasks` trains for longer."""
 SHOTS = 6
 MORE_EXAMPLES = Path(__file__).with_name("handbook_examples.jsonl")
@@ -56,7 +57,7 @@ def facts_block(name: str, *, quick: bool) -> dict[str, Any]:
     return {
         "source": source,
         "mix": raft if name == "xquad_raft" else plain,
-        "train": {"recipe": recipe, "steps": 2 if quick else 60, "max_tokens": 1024},
+        "train": {"recipe": recipe, "steps": 2 if quick else STEPS[name], "max_tokens": 1024},
         "answer": {"max_questions": 6 if quick else 100, "batch": 50},
     }
 
@@ -71,7 +72,7 @@ def handbook_block(home: Path, *, quick: bool) -> dict[str, Any]:
     block: dict[str, Any] = yaml.safe_load((checkout() / "params.yaml").read_text("utf-8"))["corpora"]["handbook"]
     block["source"] = {kind: str(target / kind) for kind in ("documents", "questions", "examples")}
     block["generate"]["reply_schema"] = str(checkout() / block["generate"]["reply_schema"])
-    block["generate"]["max_new_tokens"] = 160  # a reply that is cut off is no valid JSON
+    block["generate"]["max_new_tokens"] = 136  # a reply that is cut off is no valid JSON
     block["answer"] = {"max_questions": 6 if quick else QUESTIONS["handbook"], "batch": 48}
     return block | {"train": {"steps": 2 if quick else STEPS["handbook"], "batch": 8}}
 

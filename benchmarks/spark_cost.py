@@ -21,11 +21,11 @@ from typing import Any
 
 from benchmarks.corpora import ports_of, run_plainly, run_stage, write_documents
 from benchmarks.harness import arguments, metered, shared_data, show, spread
-from pipelines.backends.spark import session
+from pipelines.backends.spark import each, session
 from pipelines.chunk_sets import database, read_part
 from pipelines.core.nouns import Document
 from pipelines.embeddings import Plan
-from pipelines.stages.embed import build_on
+from pipelines.stages.embed import build_on, planned
 from pipelines.wiring import Wiring
 
 SHAPE = {"min_tokens": 160, "max_tokens": 240, "overlap": 0}
@@ -91,9 +91,12 @@ def measure(home: Path, *, embedder: str, documents: int, rounds: int) -> tuple[
                     if which == "bare":
                         done = sum(workers.imap_unordered(partial(_bare, ports.embedder), texts))
                     else:
-                        parts, done, _ = build_on(
-                            spark, ports, ports.workspace, chunks=chunks, folder="builds/b_bench", partitions=2
-                        )
+                        with database(home) as joining:
+                            plan = planned(joining, ports, ports.workspace, chunks=chunks)
+                            parts, _ = build_on(
+                                partial(each, spark), plan, ports, folder="builds/b_bench", partitions=2
+                            )
+                        done = plan.missing
                         shutil.rmtree(home / "objects" / "embeddings")
                         assert sum(part["rows"] for part in parts) == chunks["rows"]
                 assert done == sum(map(len, texts))

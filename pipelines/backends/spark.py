@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -239,3 +239,11 @@ def watch(spark: Any, say: Callable[[float], None], *, every: float = 5.0) -> It
     finally:
         done.set()
         thread.join()
+
+
+def each(
+    spark: Any, work: Callable[[Any], Any], tasks: Sequence[Any], *, say: Callable[[float], None] | None = None
+) -> list[Any]:
+    """`work` of every task, one Spark task each; the results in order. `say` hears what share is done."""
+    with watch(spark, say) if say else nullcontext():
+        return list(spark.sparkContext.parallelize(tasks, len(tasks)).map(work).collect())

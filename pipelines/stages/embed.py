@@ -6,13 +6,17 @@ duplicates and keeps what it finished. The build's marker is written last. Milvu
 
 Spark schedules, retries and repeats the tasks; texts and vectors never pass through its JVM: a task is told which
 objects to read, and reads them itself (a row through the JVM and back costs some 50 microseconds, a vector more).
+The same tasks run in this process where all that is new is one task's worth and no cluster was named: a local session
+costs 8 CPU-seconds before its first task (`SMALL`).
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -24,7 +28,7 @@ from pipelines.core.digests import combine_sets, digest_json, digest_row, digest
 from pipelines.core.index_choice import choose_index
 from pipelines.core.names import collection_name
 from pipelines.core.nouns import Report, labelled
-from pipelines.embeddings import Plan, Rows, Texts, cache_folder
+from pipelines.embeddings import TEXTS_PER_TASK, Plan, Rows, Texts, cache_folder
 from pipelines.errors import IntegrityError, NotFound
 from pipelines.params import CorpusParams
 from pipelines.ports import Embedder, ObjectStore, Paid, Ports
@@ -37,6 +41,10 @@ SCHEMA = VECTORS
 _WAVE = 64
 """Tasks of one Spark job: the driver holds no more of the keys to embed than these name."""
 _UNIT = 1e-3
+SMALL = TEXTS_PER_TASK[0]
+"""Texts to embed, and parts of rows to write, up to which no local Spark is started: this many, and one."""
+Each = Callable[..., list[Any]]
+"""each(work, tasks, say=...) -> the results, in order; `say` is called with the share that is done, now and then."""
 
 
 def build_digest(chunks: dict[str, Any], *, embedder: str, index: dict[str, Any]) -> str:
@@ -139,23 +147,37 @@ def _say(done: int, wave: int, total: int) -> Callable[[float], None]:
     return lambda share: print(f"embed: {done + round(share * wave):,} of {total:,} chunks", flush=True)
 
 
-def _each(spark: Any, work: Callable[[Any], Any], tasks: Sequence[Any]) -> list[Any]:
-    """One Spark task per item, results in order."""
-    return list(spark.sparkContext.parallelize(tasks, len(tasks)).map(work).collect())
+def here(work: Callable[[Any], Any], tasks: Sequence[Any], *, say: Callable[[float], None] | None = None) -> list[Any]:
+    """`Each` in this process. The work is a copy, as a Spark worker's is: its embedder infers on one thread, which its
+    vectors' last bits depend on."""
+    copied = copy.deepcopy(work)
+    return [copied(task) for task in tasks]
 
 
-def _embed_missing(spark: Any, plan: Plan, ports: Ports, *, folder: str, partitions: int) -> list[str]:
+@contextmanager
+def _workers(plan: Plan, ports: Ports, *, parts: int, corpus: str) -> Iterator[Each]:
+    """What runs the tasks of a plan: this process for a small one, else Spark."""
+    from pipelines.backends import spark
+
+    master = ports.settings.spark_master
+    if spark.is_local(master) and plan.missing <= SMALL and parts == 1:
+        yield here
+        return
+    scratch, export = ports.settings.cache / "spark", ports.settings.cache / "embedders" / ports.embedder.digest
+    travels = [export] if export.is_dir() else []
+    with spark.session(master, name=f"assay embed {corpus}", scratch=scratch, folders=travels) as session:
+        yield partial(spark.each, session)
+
+
+def _embed_missing(each: Each, plan: Plan, ports: Ports, *, folder: str, partitions: int) -> list[str]:
     """Embed what the plan misses, wave by wave; returns the cache parts made, in the order of the plan's tasks."""
-    from pipelines.backends.spark import watch
-
     work = partial(embed_texts, objects=ports.objects, embedder=ports.embedder, folder=folder)
     made: list[str] = []
     done, following = 0, plan.texts(partitions=partitions)
     while wave := list(islice(following, _WAVE)):
         texts = sum(task.count for task in wave)
         print(f"embed: {done:,} of {plan.missing:,} chunks", flush=True)
-        with watch(spark, _say(done, texts, plan.missing)):
-            made += _each(spark, work, wave)
+        made += each(work, wave, say=_say(done, texts, plan.missing))
         done += texts
     return made
 
@@ -211,22 +233,25 @@ def _before(workspace: Workspace, objects: ObjectStore, embedder: str) -> dict[s
     return whole_build(objects, facts["key"])
 
 
+def planned(joining: Any, ports: Ports, workspace: Workspace, *, chunks: dict[str, Any]) -> Plan:
+    """What the build of a chunk set needs; `joining` is a DuckDB of its own."""
+    embedder = ports.embedder.digest
+    before = _before(workspace, ports.objects, embedder)
+    return Plan(ports.objects, joining, chunks=chunks, before=before, cache=cache_folder(embedder))
+
+
 def build_on(
-    spark: Any, ports: Ports, workspace: Workspace, *, chunks: dict[str, Any], folder: str, partitions: int
-) -> tuple[list[dict[str, Any]], int, list[str]]:
-    """Embed and write: (part, rows, tokens, digest, dim of each part; how many texts were embedded; the parts of the
-    cache that hold them)."""
-    objects, embedder, cache = ports.objects, ports.embedder.digest, ports.settings.cache
-    with temporary_folder(cache, "embed") as temporary, database(temporary) as joining:
-        before = _before(workspace, objects, embedder)
-        plan = Plan(objects, joining, chunks=chunks, before=before, cache=cache_folder(embedder))
-        made = _embed_missing(spark, plan, ports, folder=cache_folder(embedder), partitions=partitions)
-        work = partial(write_rows, objects=objects, folder=folder)
-        return _each(spark, work, plan.rows(made)), plan.missing, made
+    each: Each, plan: Plan, ports: Ports, *, folder: str, partitions: int
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Embed and write: (part, rows, tokens, digest, dim of each part; the parts of the cache that hold what was
+    embedded)."""
+    cache = cache_folder(ports.embedder.digest)
+    made = _embed_missing(each, plan, ports, folder=cache, partitions=partitions)
+    return each(partial(write_rows, objects=ports.objects, folder=folder), plan.rows(made)), made
 
 
 def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> Report:
-    """chunks/... -> embeddings/... and builds/COLLECTION/. With nothing missing, Spark is not started.
+    """chunks/... -> embeddings/... and builds/COLLECTION/. A build that is there already is read and kept.
 
     IntegrityError on a vector that is not of unit length, or when the rows are not the chunks'.
     """
@@ -239,15 +264,10 @@ def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> Report:
     claim(objects, folder, settings=ports.settings)
     if known := _known(objects, folder):
         return _report(known, embedded=0, seconds=time.monotonic() - started)
-    from pipelines.backends.spark import session
-
-    scratch, export = ports.settings.cache / "spark", ports.settings.cache / "embedders" / embedder.digest
-    travels = [export] if export.is_dir() else []
-    name = f"assay embed {workspace.corpus}"
-    with session(ports.settings.spark_master, name=name, scratch=scratch, folders=travels) as spark:
-        made, embedded, cached = build_on(
-            spark, ports, workspace, chunks=chunks, folder=folder, partitions=params.embed.partitions
-        )
+    with temporary_folder(ports.settings.cache, "embed") as temporary, database(temporary) as joining:
+        plan = planned(joining, ports, workspace, chunks=chunks)
+        with _workers(plan, ports, parts=chunks["parts"], corpus=workspace.corpus) as each:
+            made, cached = build_on(each, plan, ports, folder=folder, partitions=params.embed.partitions)
     facts = {
         "collection": collection,
         "key": folder,
@@ -268,7 +288,7 @@ def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> Report:
     }
     _seal(objects, folder, facts, expected=chunks["rows"])
     cost = _cost(embedder, objects, cached)
-    return _report(facts, embedded=embedded, seconds=time.monotonic() - started, cost=cost)
+    return _report(facts, embedded=plan.missing, seconds=time.monotonic() - started, cost=cost)
 
 
 def _seal(objects: ObjectStore, folder: str, facts: dict[str, Any], *, expected: int) -> None:

@@ -12,6 +12,7 @@ import yaml
 from pipelines.corpus_files import tree_digest
 from pipelines.settings import checkout
 from tests.corpus_kit import read_files
+from tests.index_kit import rules
 
 pytestmark = pytest.mark.integration
 ASSAY = Path(sys.executable).parent / "assay"
@@ -131,8 +132,10 @@ def test_bad_input_is_one_line_and_exit_2_and_leaves_nothing(command):
 
 
 def test_a_model_or_a_java_that_is_not_there_is_named_and_the_stage_leaves_nothing(command):
-    (command.landing / "a.md").write_text("# A\n\nThe refund window is thirty days.")
+    for name, text in rules(40).items():  # enough to start Spark
+        (command.landing / name).write_text(text)
     command("new", "demo", "--documents", str(command.landing))
+    command.change(chunk={"min_tokens": 24, "max_tokens": 48, "overlap": 4})
     for name in ("fetch", "check", "snapshot"):
         command.stage(name)
     command.change(embed={"model": "nowhere"})

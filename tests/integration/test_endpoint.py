@@ -26,6 +26,7 @@ from pipelines.builds import build_rows
 from pipelines.core.prompts import Passage, chat
 from pipelines.errors import BadInput, NotTrainable
 from pipelines.settings import QUIET, Settings, checkout
+from pipelines.stages import embed as embed_stage
 from pipelines.wiring import Wiring
 from tests import index_kit
 from tests import release_kit as kit
@@ -228,10 +229,10 @@ def test_spark_embeds_through_an_endpoint(tmp_path: Path) -> None:
         vectors, tokens = here.embed_counted(texts)
         return vectors * 3.0, int(tokens.sum()) + special * len(texts)
 
-    params = index_kit.params_of(embed={"model": "endpoint"})
-    ports = index_kit.ports_of(tmp_path / "home", params)
-    index_kit.write_corpus(ports.workspace, index_kit.documents_of(index_kit.TEXTS))
-    command = [sys.executable, "-m", "tests.index_kit", str(tmp_path / "home"), '{"embed": {"model": "endpoint"}}']
+    blocks = {"embed": {"model": "endpoint"}, "chunk": {"min_tokens": 24, "max_tokens": 48, "overlap": 4}}
+    ports = index_kit.ports_of(tmp_path / "home", index_kit.params_of(**blocks))
+    index_kit.write_corpus(ports.workspace, index_kit.documents_of(index_kit.rules(40)))  # too many for one process
+    command = [sys.executable, "-m", "tests.index_kit", str(tmp_path / "home"), json.dumps(blocks)]
     with serving(embedding_answer(embed)) as server:
         address = {"ASSAY_OPENAI_BASE_URL": server.url, "ASSAY_OPENAI_API_KEY": KEY}
         done = subprocess.run(
@@ -247,7 +248,7 @@ def test_spark_embeds_through_an_endpoint(tmp_path: Path) -> None:
             assert not [*(tmp_path / "copy").iterdir()]  # a hosted model is not copied, and no reason to fail
     facts, measured = ports.workspace.receipt("embed"), ports.workspace.measured("embed")
     assert facts["tokens_read"] == facts["tokens"] and facts["dim"] == 384 and facts["embedder"] == "endpoint"
-    assert measured["embedded"] == facts["rows"] > 0
+    assert measured["embedded"] == facts["rows"] > embed_stage.SMALL
     assert measured["cost"] == {"tokens_in": facts["tokens"], "tokens_out": 0, "amount": None, "currency": None}
     rows = [row for batch in build_rows(ports.objects, facts) for row in batch.to_pylist()]
     expected = here.embed_batch([row["text"] for row in rows])

@@ -14,7 +14,7 @@ import pytest
 
 from pipelines.wiring import Wiring
 from tests import release_kit as kit
-from tests.index_kit import TEXTS, documents_of, write_corpus
+from tests.index_kit import TEXTS, documents_of, rules, write_corpus
 
 pytestmark = pytest.mark.integration
 TRAINING = {"torch", "transformers", "peft", "trl", "sentence_transformers"}
@@ -58,11 +58,13 @@ def watched(tmp_path_factory):
     (folder / "hook").mkdir()
     (folder / "seen").mkdir()
     (folder / "hook" / "sitecustomize.py").write_text(HOOK)
-    settings = kit.home(folder / "home", embed={"partitions": 1})
+    settings = kit.home(
+        folder / "home", embed={"partitions": 1}, chunk={"min_tokens": 24, "max_tokens": 48, "overlap": 4}
+    )
     wiring = Wiring.of(settings, kit.CORPUS)
     assert wiring.embedder.digest  # exported now: an export imports torch, in a process of its own, once per model
     asked = [{"id": "q1", "question": "Who repairs a tent?", "answers": [], "evidence": [{"document": "tent.md"}]}]
-    write_corpus(wiring.workspace, documents_of(TEXTS), asked)
+    write_corpus(wiring.workspace, documents_of({**TEXTS, **rules(40)}), asked)  # enough to start Spark
     root = wiring.workspace.root
     (root / "params.yaml").write_text(json.dumps(wiring.params.model_dump(mode="json")))
     path = os.pathsep.join([str(folder / "hook"), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import tempfile
 from collections.abc import Sequence
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,12 +19,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines import chunk_sets
+from pipelines.backends import spark
 from pipelines.backends.objects import ObstoreObjects
 from pipelines.chunk_sets import covering, database, limits, number_of, publish, write_parts
 from pipelines.core.digests import combine_sets, digest_row, digest_set
 from pipelines.core.nouns import Chunk
 from pipelines.embeddings import Plan, cache_folder
 from pipelines.errors import IntegrityError, NotFound
+from pipelines.stages import embed
 from pipelines.stages.chunk import _row
 from pipelines.stages.embed import embed_texts, write_rows
 
@@ -180,3 +184,25 @@ def test_a_key_lies_in_one_part_and_in_the_parts_that_cover_it(bits: int, other:
 def test_sizes_of_parts_by_hand() -> None:
     assert [chunk_sets.bits_of(rows) for rows in (0, 1, 4_096, 4_097, 8_193)] == [0, 0, 0, 1, 2]
     assert chunk_sets.bits_of(1_000_000) == 8  # 244.1 parts of 4,096, so 256
+
+
+@pytest.mark.parametrize(
+    ("missing", "parts", "master", "where"),
+    [
+        (0, 1, "local[2]", "here"),
+        (256, 1, "local[2]", "here"),
+        (257, 1, "local[2]", "spark"),
+        (1, 2, "local[2]", "spark"),
+        (1, 1, "spark://127.0.0.1:7077", "spark"),
+    ],
+)
+def test_a_small_build_starts_no_spark(missing, parts, master, where, tmp_path, monkeypatch):
+    @contextmanager
+    def session(*_, **__):
+        yield "a session"
+
+    monkeypatch.setattr(spark, "session", session)
+    home = SimpleNamespace(cache=tmp_path, spark_master=master)
+    ports = SimpleNamespace(settings=home, embedder=SimpleNamespace(digest="0" * 64))
+    with embed._workers(SimpleNamespace(missing=missing), ports, parts=parts, corpus="tiny") as each:
+        assert ("here" if each is embed.here else "spark") == where
