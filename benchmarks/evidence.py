@@ -39,7 +39,7 @@ FACTS = ("xquad_plain", "xquad_raft")
 SETS = (*FACTS, "handbook", "instructions", *CORPORA)
 QUESTIONS = {"banking77": 100, "geography_questions": 100, "geography_queries": 100, "handbook": 100}
 """Test questions asked of every arm, at most."""
-STEPS = {"banking77": 60, "geography_questions": 100, "geography_queries": 90, "handbook": 115, "instructions": 48}
+STEPS = {"banking77": 50, "geography_questions": 90, "geography_queries": 80, "handbook": 115, "instructions": 48}
 STEPS |= dict.fromkeys(FACTS, 40)
 """So many that all sets together take less than an hour on two cores; `benchmarks.tasks` trains for longer."""
 SHOTS = 6
