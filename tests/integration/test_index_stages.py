@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import json
 import pickle
+import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from pipelines.backends.openvino import load_embedder
@@ -56,6 +60,28 @@ def all_stages(ports: Ports) -> dict[str, Any]:
     return {name: run_stage(ports, name) for name in ("chunk", "embed", "index", "score_retrieval")}
 
 
+@contextmanager
+def listening() -> Iterator[set[tuple[str, str]]]:
+    """(program, address) of what this process and all below it listen on, looked for ten times a second."""
+    seen: set[tuple[str, str]] = set()
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(0.1):
+            for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
+                with suppress(psutil.Error):
+                    found = process.net_connections("inet")
+                    seen.update((process.name(), c.laddr.ip) for c in found if c.status == psutil.CONN_LISTEN)
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        over.set()
+        thread.join()
+
+
 @pytest.fixture(scope="module")
 def ports(tmp_path_factory: pytest.TempPathFactory) -> Ports:
     made = ports_of(tmp_path_factory.mktemp("life"), params_of())
@@ -88,12 +114,16 @@ def test_the_first_build_embeds_everything_and_is_sealed(ports: Ports, first: di
 def test_spark_makes_what_this_process_makes(
     ports: Ports, first: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A small corpus is embedded in this process; on Spark it has the same digest, to the last bit of every vector."""
+    """A small corpus is embedded in this process; on Spark it has the same digest, to the last bit of every vector.
+    What listens meanwhile, Spark's driver and workers, does so on loopback."""
     other = ports_of(tmp_path, params_of())
     write_corpus(other.workspace, documents_of(TEXTS))
     monkeypatch.setattr(embed, "SMALL", 0)
     assert run_stage(other, "chunk").facts == first["chunk"].facts
-    assert run_stage(other, "embed").facts == first["embed"].facts
+    with listening() as seen:
+        assert run_stage(other, "embed").facts == first["embed"].facts
+    assert {address for _, address in seen} <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+    assert "java" in {kind for kind, _ in seen}
     assert (tmp_path / "cache" / "spark" / "spark.log").is_file()
     assert not (ports.settings.cache / "spark").exists()
 
