@@ -13,8 +13,8 @@ them. Intervals are the product's paired bootstrap, 95 %. Below the table stands
 beat either alone, and what `assay compare` recommends. With --home what is done stays, and is gone on from.
 
 Two lanes of sets run side by side, each on one core and in an ASSAY_HOME of its own below --home: a small model's
-training and replies use two cores 1.4 times as well as one, two lanes twice. All sets take less than an hour that way.
-Times of a set are those of its core.
+training uses two cores 1.4 times as well as one, and two lanes twice as well. That all sets take less than an hour is a
+goal: the table ends with the seconds they took. Times of a set are those of its core.
 """
 
 from __future__ import annotations
