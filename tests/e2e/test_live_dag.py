@@ -270,7 +270,7 @@ def test_a_scheduler_that_is_killed_costs_an_attempt_at_most(stack, reader, faul
         stack.api.unpause(dag)
     stack.api.trigger(f"{TINY}_corpus")
     with faults("kill -9 of Airflow's scheduler and of all that it runs"):
-        stage = until(lambda: (stage := stack.stage("embed")) and stage.children() and stage, "embed has a JVM")
+        stage = until(lambda: stack.stage("embed"), "embed has begun")
         assert {name: stage.environ().get(name) for name in stack.canaries} == stack.canaries
         scheduler = stack.scheduler()
         everything = [scheduler, *scheduler.children(recursive=True)]

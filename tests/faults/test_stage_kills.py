@@ -1,5 +1,6 @@
 """kill -9 of every node of the graph at random moments over its whole length, and at its boundary, as `assay stage`
-runs it: DVC, the stage's process, Spark's JVM and its Python workers die together. A new service answers after each.
+runs it: DVC, the stage's process and what it started die together. A new service answers after each. So small a corpus
+starts no Spark; `test_index_faults` kills that.
 
 A first revision is released. The second is then run twice, from the same home at the same path: left in peace, which
 says how long each node takes, and killed. What fails says the seed; ASSAY_FAULTS_SEED sets another, and
