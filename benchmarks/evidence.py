@@ -12,9 +12,9 @@ xquad is there twice: an adapter that never saw passages in training, then shown
 them. Intervals are the product's paired bootstrap, 95 %. Below the table stands, for each set, whether both together
 beat either alone, and what `assay compare` recommends. With --home what is done stays, and is gone on from.
 
-Two lanes of sets run side by side, each on one core and in an ASSAY_HOME of its own below --home: a small model's
-training uses two cores 1.4 times as well as one, and two lanes twice as well. That all sets take less than an hour is a
-goal: the table ends with the seconds they took. Times of a set are those of its core.
+Each core runs one set at a time, in an ASSAY_HOME of the set's own below --home: a small model's training uses two
+cores 1.4 times as well as one, and two sets twice as well. That all sets take less than an hour on two cores is a goal:
+the table ends with the seconds they took. Times of a set are those of its core.
 """
 
 from __future__ import annotations
@@ -46,13 +46,10 @@ FACTS = ("xquad_plain", "xquad_raft")
 SETS = (*FACTS, "handbook", "instructions", *CORPORA)
 QUESTIONS = {"banking77": 100, "geography_questions": 100, "geography_queries": 100, "handbook": 100}
 """Test questions asked of every arm, at most."""
-STEPS = {"banking77": 100, "geography_questions": 140, "geography_queries": 120, "handbook": 150, "instructions": 48}
+STEPS = {"banking77": 100, "geography_questions": 100, "geography_queries": 100, "handbook": 150, "instructions": 48}
 STEPS |= dict.fromkeys(FACTS, 60)
-LANES = (
-    (*FACTS, "geography_questions", "banking77"),  # the two share the replies of the arms that are not trained
-    ("handbook", "instructions", "geography_queries"),
-)
-"""About as long as each other."""
+JOBS = (FACTS, ("handbook",), ("geography_questions",), ("geography_queries",), ("banking77",), ("instructions",))
+"""Sets that share a home, longest first; the two of FACTS share the replies of the arms that are not trained."""
 SHOTS = 6
 MORE_EXAMPLES = Path(__file__).with_name("handbook_examples.jsonl")
 """Their quotes span lines of tables and lists, which needs more steps to be learned than the demo has time for."""
@@ -208,7 +205,7 @@ def ratios_of(settings: Settings, names: tuple[str, ...], spent: Mapping[str, Ma
     return out
 
 
-def one_lane(home: Path, names: tuple[str, ...], arms: tuple[str, ...], flags: Any) -> None:
+def one_job(home: Path, names: tuple[str, ...], arms: tuple[str, ...], flags: Any) -> None:
     """The sets one after the other on core `flags.core`; rows and ratios go to `flags.json`."""
     os.sched_setaffinity(0, {flags.core})
     settings = prepare(home, names, arms, quick=flags.quick)
@@ -219,39 +216,42 @@ def one_lane(home: Path, names: tuple[str, ...], arms: tuple[str, ...], flags: A
     (flags.json or home / "found.json").write_text(json.dumps(found), encoding="utf-8")
 
 
-def in_lanes(home: Path, names: tuple[str, ...], flags: Any) -> list[dict[str, Any]]:
-    """What each lane found; SystemExit with its code when one fails, and then the other is ended too."""
-    cores = sorted(os.sched_getaffinity(0))
-    running: list[tuple[subprocess.Popen[bytes], Path]] = []
+def side_by_side(home: Path, names: tuple[str, ...], flags: Any) -> list[dict[str, Any]]:
+    """What each job found, a job a core at a time; SystemExit with its code when one fails, and then all are ended."""
+    waiting = [mine for job in JOBS if (mine := [name for name in job if name in names])]
+    files = [home / f"{mine[0]}.json" for mine in waiting]
+    running: dict[int, subprocess.Popen[bytes]] = {}
     try:
-        for number, lane in enumerate(LANES):
-            if not (mine := [name for name in lane if name in names]):
-                continue
-            found = home / f"lane-{number}.json"
-            line = [sys.executable, "-m", "benchmarks.evidence", "--core", str(cores[number % len(cores)])]
-            line += ["--home", str(home / f"lane-{number}"), "--sets", ",".join(mine), "--arms", flags.arms]
-            line += ["--json", str(found), *(["--quick"] if flags.quick else [])]
-            running.append((subprocess.Popen(line), found))
-        while any(lane.poll() is None for lane, _ in running) and not any(lane.poll() for lane, _ in running):
+        while waiting or running:
+            for core in os.sched_getaffinity(0):
+                if core not in running and waiting:
+                    mine = waiting.pop(0)
+                    line = [sys.executable, "-m", "benchmarks.evidence", "--core", str(core), "--arms", flags.arms]
+                    line += ["--home", str(home / mine[0]), "--sets", ",".join(mine)]
+                    line += ["--json", str(home / f"{mine[0]}.json"), *(["--quick"] if flags.quick else [])]
+                    running[core] = subprocess.Popen(line)
             time.sleep(0.5)
+            for core, job in list(running.items()):
+                if job.poll():
+                    sys.exit(job.returncode)
+                if job.returncode == 0:
+                    del running[core]
     finally:
-        for lane, _ in running:
-            lane.terminate()
-            lane.wait()
-    if failed := [lane.returncode for lane, _ in running if lane.returncode]:
-        sys.exit(failed[0])
-    return [json.loads(found.read_text(encoding="utf-8")) for _, found in running]
+        for job in running.values():
+            job.terminate()
+            job.wait()
+    return [json.loads(found.read_text(encoding="utf-8")) for found in files]
 
 
 def shown_together(found: Sequence[Json], names: tuple[str, ...], seconds: float, flags: Any) -> None:
-    """One table of all lanes, in the order of `names`, and what is said of each set."""
-    rows = sorted((row for lane in found for row in lane["rows"]), key=lambda row: names.index(row["set"]))
-    ratios = {key: value for lane in found for key, value in lane["ratios"].items()}
+    """One table of all jobs, in the order of `names`, and what is said of each set."""
+    rows = sorted((row for job in found for row in job["rows"]), key=lambda row: names.index(row["set"]))
+    ratios = {key: value for job in found for key, value in job["ratios"].items()}
     ratios["all sets, CPU s"] = sum(ratios[f"{name}, CPU s in all"] for name in names)
     ratios["all sets, wall s"] = seconds
     title = "RAG, fine-tuning, or both?" + (" (--quick: no measurement)" if flags.quick else "")
     harness.show(title, rows, ratios=ratios, json_file=flags.json)
-    claims = {claim["set"]: claim["said"] for lane in found for claim in lane["said"]}
+    claims = {claim["set"]: claim["said"] for job in found for claim in job["said"]}
     for name in names:
         print(claims[name], file=sys.stderr, flush=True)
 
@@ -262,7 +262,7 @@ def main() -> None:
         home={"type": Path, "help": "keep what is made here, and go on from it (default: a temporary folder)"},
         sets={"default": ",".join(SETS), "help": "which sets, by commas"},
         arms={"default": ",".join(tasks.ARMS), "help": "which arms, by commas"},
-        core={"type": int, "help": "run them one after the other on this core: what a lane does"},
+        core={"type": int, "help": "run them one after the other on this core"},
     )
     names = tasks.chosen(flags.sets, SETS, "sets")
     arms = tasks.chosen(flags.arms, tasks.ARMS, "arms")
@@ -271,9 +271,9 @@ def main() -> None:
     began = time.monotonic()
     try:
         if flags.core is not None:
-            one_lane(home, names, arms, flags)
+            one_job(home, names, arms, flags)
         else:
-            shown_together(in_lanes(home, names, flags), names, time.monotonic() - began, flags)
+            shown_together(side_by_side(home, names, flags), names, time.monotonic() - began, flags)
     finally:
         if flags.home is None:
             shutil.rmtree(home, ignore_errors=True)
