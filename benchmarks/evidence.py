@@ -7,6 +7,7 @@
 | instructions | slips in the form of a long house instruction | that instruction, distilled (no arm with passages) |
 | banking77 | one of 77 labels | recipe `task` |
 | geography_questions, geography_queries | text-to-SQL, by execution | recipe `task` |
+| xquad_embedder | passages, by nDCG@10 on held-out questions | recipe `embedder`, against its base |
 
 xquad is there twice: an adapter that never saw passages in training, then shown them, against one that was trained with
 them. Intervals are the product's paired bootstrap, 95 %. Below the table stands, for each set, whether both together
@@ -32,92 +33,24 @@ from typing import Any
 
 import yaml
 
-from benchmarks import distil, harness, tasks
+from benchmarks import distil, harness, retrieval, tasks, tuned_retrieval
 from benchmarks.corpora import run_plainly
-from benchmarks.task_corpora import CORPORA, write
-from infra.landing import land, revisions
+from benchmarks.evidence_sets import FACTS, SETS, block_of
 from pipelines.actions.views import comparison
 from pipelines.errors import BadInput
 from pipelines.settings import Settings, checkout
 from pipelines.workspace import Workspace
 
 Json = Mapping[str, Any]
-FACTS = ("xquad_plain", "xquad_raft")
-SETS = (*FACTS, "handbook", "instructions", *CORPORA)
-QUESTIONS = {"banking77": 100, "geography_questions": 100, "geography_queries": 100, "handbook": 100}
-"""Test questions asked of every arm, at most."""
-STEPS = {"banking77": 100, "geography_questions": 100, "geography_queries": 100, "handbook": 150, "instructions": 48}
-STEPS |= dict.fromkeys(FACTS, 60)
-JOBS = (FACTS, ("handbook",), ("geography_questions",), ("geography_queries",), ("banking77",), ("instructions",))
+EMBEDDER = "xquad_embedder"
+SINGLE = ("handbook", "geography_questions", "geography_queries", "banking77", "instructions", EMBEDDER)
+JOBS = (FACTS, *((name,) for name in SINGLE))
 """Sets that share a home, longest first; the two of FACTS share the replies of the arms that are not trained."""
-SHOTS = 6
-MORE_EXAMPLES = Path(__file__).with_name("handbook_examples.jsonl")
-"""Their quotes span lines of tables and lists, which needs more steps to be learned than the demo has time for."""
+COLUMNS = (
+    "set", "arm", "n", "metric", "value (95 %)", "minus base", "minus rag", "besides", "tokens in", "p50 s",
+    "training s (CPU s)",
+)  # fmt: skip
 SHOWN = ("token_f1", "token_recall", "label_accuracy", "execution_accuracy", "format_valid", "hallucination")
-
-
-def facts_block(name: str, *, quick: bool) -> dict[str, Any]:
-    """XQuAD at the checkout's defaults, with three passages; trained without context, or by RAFT."""
-    raft = {"context_share": 1.0, "oracle_share": 0.8, "distractors": 2}
-    plain = {"context_share": 0.0, "oracle_share": 1.0, "distractors": 0}
-    source = {"documents": str(harness.shared_data("xquad_en"))}
-    recipe = "raft" if name == "xquad_raft" else "sft"
-    return {
-        "source": source,
-        "mix": raft if name == "xquad_raft" else plain,
-        "train": {"recipe": recipe, "steps": 2 if quick else STEPS[name], "max_tokens": 1024},
-        "answer": {"max_questions": 6 if quick else 100, "batch": 50},
-    }
-
-
-def handbook_block(home: Path, *, quick: bool) -> dict[str, Any]:
-    """The demo's own params and documents, with every arm; trained for longer, and on 14 further examples."""
-    target = home / "landed" / "handbook"
-    if not target.is_dir():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        land(target, revisions()[1])
-        shutil.copy(MORE_EXAMPLES, target / "examples" / "more.jsonl")
-    block: dict[str, Any] = yaml.safe_load((checkout() / "params.yaml").read_text("utf-8"))["corpora"]["handbook"]
-    block["source"] = {kind: str(target / kind) for kind in ("documents", "questions", "examples")}
-    block["generate"]["reply_schema"] = str(checkout() / block["generate"]["reply_schema"])
-    block["generate"]["max_new_tokens"] = 136  # a reply that is cut off is no valid JSON
-    block["answer"] = {"max_questions": 6 if quick else QUESTIONS["handbook"], "batch": 48}
-    return block | {"train": {"steps": 2 if quick else STEPS["handbook"], "batch": 8}}
-
-
-def instructions_block(home: Path, *, quick: bool) -> dict[str, Any]:
-    """As `benchmarks.distil` has it."""
-    folder = home / "landed" / "instructions"
-    distil.land(folder)
-    return distil.block(folder, steps=STEPS["instructions"], shots=SHOTS, quick=quick)
-
-
-def task_block(home: Path, name: str, *, quick: bool) -> dict[str, Any]:
-    """As `benchmarks.tasks` has it, with fewer questions."""
-    folder = home / "landed" / name
-    if not (folder / "examples.jsonl").is_file():
-        write(home / "landed", name)
-    block = tasks.label_block(quick=quick) if name == "banking77" else tasks.sql_block(quick=quick)
-    if not quick:
-        block["answer"]["max_questions"] = QUESTIONS[name]
-        block["train"]["steps"] = STEPS[name]
-    primary = f"answers.{tasks.PRIMARY[block['generate']['task']]}"
-    kinds = ("documents", "questions", "examples")
-    source = {kind: str(folder / (kind if kind == "documents" else f"{kind}.jsonl")) for kind in kinds}
-    lenient = {"near_duplicate": None, "sensitive": "report", "context_share": 0.0, "distractors": 0}
-    judge = {"primary": primary, "floors": {}, "max_regression": {primary: 0.02}}
-    return {"source": source, "mix": lenient, "judge": judge, **block}
-
-
-def block_of(home: Path, name: str, *, quick: bool) -> dict[str, Any]:
-    """The params of one of `SETS`; its landed files below `home`."""
-    if name in FACTS:
-        return facts_block(name, quick=quick)
-    if name == "handbook":
-        return handbook_block(home, quick=quick)
-    if name == "instructions":
-        return instructions_block(home, quick=quick)
-    return task_block(home, name, quick=quick)
 
 
 def prepare(home: Path, names: tuple[str, ...], arms: tuple[str, ...], *, quick: bool) -> Settings:
@@ -205,14 +138,41 @@ def ratios_of(settings: Settings, names: tuple[str, ...], spent: Mapping[str, Ma
     return out
 
 
-def one_job(home: Path, names: tuple[str, ...], arms: tuple[str, ...], flags: Any) -> None:
-    """The sets one after the other on core `flags.core`; rows and ratios go to `flags.json`."""
-    os.sched_setaffinity(0, {flags.core})
-    settings = prepare(home, names, arms, quick=flags.quick)
+def embedder_found(home: Path, *, quick: bool) -> dict[str, Any]:
+    """What `arms_found` gives, of XQuAD's own embedder and the one that it was tuned from: nDCG@10 instead of replies,
+    by `benchmarks.tuned_retrieval`."""
+    over: Json = tuned_retrieval.QUICK if quick else {}
+    with harness.metered() as cost:
+        settings = retrieval.prepare(home, ["xquad_en"])
+        (row,) = tuned_retrieval.of_set(settings, "xquad_en", kinds=["embedder"], over=over, quick=quick)
+    shared = {"set": EMBEDDER, "n": row["tested on"], "metric": "nDCG@10"}
+    difference = f"{row['difference']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+    tuned = {"minus base": difference, "besides": f"the gate {row['gate']} it"}
+    training = {"training s (CPU s)": f"({row['tuning CPU-s']:.0f})"}
+    cells: list[Json] = [
+        {**shared, "arm": "base", "value (95 %)": f"{row['base']:.3f}"},
+        {**shared, "arm": "tuned", "value (95 %)": f"{row['nDCG@10']:.3f}", **tuned, **training},
+    ]
+    rows = [{column: of_arm.get(column, "–") for column in COLUMNS} for of_arm in cells]
+    ratios = {f"{EMBEDDER}, tuned less base, at worst": row["low"]}
+    ratios |= {f"{EMBEDDER}, wall s in all": cost.wall, f"{EMBEDDER}, CPU s in all": cost.cpu}
+    return {"rows": rows, "ratios": ratios, "said": [{"set": EMBEDDER, "said": f"{EMBEDDER}: {tuned['besides']}"}]}
+
+
+def arms_found(home: Path, names: tuple[str, ...], arms: tuple[str, ...], *, quick: bool) -> dict[str, Any]:
+    """Rows of the table, ratios, and what is said below it, of sets that run one after the other in one home."""
+    settings = prepare(home, names, arms, quick=quick)
     spent = {name: tasks.measured(settings, name) for name in names}
     rows = [row for name in names for row in rows_of(settings, name, spent[name])]
     claims = [{"set": name, "said": said(settings, name)} for name in names]
-    found = {"rows": rows, "ratios": ratios_of(settings, names, spent), "said": claims}
+    return {"rows": rows, "ratios": ratios_of(settings, names, spent), "said": claims}
+
+
+def one_job(home: Path, names: tuple[str, ...], arms: tuple[str, ...], flags: Any) -> None:
+    """The sets of one job on core `flags.core`; what is found goes to `flags.json`."""
+    os.sched_setaffinity(0, {flags.core})
+    quick = flags.quick
+    found = embedder_found(home, quick=quick) if EMBEDDER in names else arms_found(home, names, arms, quick=quick)
     (flags.json or home / "found.json").write_text(json.dumps(found), encoding="utf-8")
 
 
@@ -260,11 +220,11 @@ def main() -> None:
     flags = harness.arguments(
         __doc__,
         home={"type": Path, "help": "keep what is made here, and go on from it (default: a temporary folder)"},
-        sets={"default": ",".join(SETS), "help": "which sets, by commas"},
+        sets={"default": ",".join((*SETS, EMBEDDER)), "help": "which sets, by commas"},
         arms={"default": ",".join(tasks.ARMS), "help": "which arms, by commas"},
         core={"type": int, "help": "run them one after the other on this core"},
     )
-    names = tasks.chosen(flags.sets, SETS, "sets")
+    names = tasks.chosen(flags.sets, (*SETS, EMBEDDER), "sets")
     arms = tasks.chosen(flags.arms, tasks.ARMS, "arms")
     home = (flags.home or Path(tempfile.mkdtemp(prefix="assay-evidence-"))).resolve()
     home.mkdir(parents=True, exist_ok=True)

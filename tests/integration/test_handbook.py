@@ -17,7 +17,7 @@ import jsonschema
 import pytest
 from markitdown import MarkItDown
 
-from benchmarks.evidence import MORE_EXAMPLES
+from benchmarks.evidence_sets import MORE_EXAMPLES
 from infra.landing import HANDBOOK, land, revisions
 from pipelines.schemas import read_jsonl
 from pipelines.settings import checkout
