@@ -18,7 +18,7 @@ SETS = (*FACTS, "handbook", "instructions", *CORPORA)
 QUESTIONS = {"banking77": 100, "geography_questions": 100, "geography_queries": 100, "handbook": 100}
 """Test questions asked of every arm, at most."""
 STEPS = {"banking77": 100, "geography_questions": 100, "geography_queries": 100, "handbook": 150, "instructions": 48}
-STEPS |= dict.fromkeys(FACTS, 60)
+STEPS |= dict.fromkeys(FACTS, 45)
 SHOTS = 6
 MORE_EXAMPLES = Path(__file__).with_name("handbook_examples.jsonl")
 """Their quotes span lines of tables and lists, which needs more steps to be learned than the demo has time for."""
