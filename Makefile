@@ -2,7 +2,6 @@
 SHELL := /bin/bash
 PYTHON ?= python3.11
 BIN := .venv/bin
-SLOWEST := --durations=12 --durations-min=20
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
@@ -38,18 +37,18 @@ check: setup
 fast: setup
 	$(BIN)/pytest -n 2 --dist worksteal
 integration: setup
-	$(BIN)/pytest -m integration $(SLOWEST)
+	$(BIN)/pytest -m integration
 faults: setup
-	$(BIN)/pytest -m faults $(SLOWEST)
+	$(BIN)/pytest -m faults
 e2e: setup
-	$(BIN)/pytest -m e2e $(SLOWEST)
+	$(BIN)/pytest -m e2e
 
 # Two at a time, the longest first, so that both cores are busy to the end.
 # (pytest-xdist is of no use to them: under its workers PySpark ends a process that imports Great Expectations.)
 test: check
 	$(MAKE) -j2 integration faults e2e-demo e2e-live_dag
 e2e-%: setup
-	$(BIN)/pytest -m e2e $(SLOWEST) tests/e2e/test_$*.py
+	$(BIN)/pytest -m e2e tests/e2e/test_$*.py
 
 # Exit code 3: the advisories could not be had, so nothing was audited (infra/audit.py).
 audit: setup

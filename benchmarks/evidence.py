@@ -45,7 +45,7 @@ Json = Mapping[str, Any]
 EMBEDDER = "xquad_embedder"
 SINGLE = ("handbook", "geography_questions", "banking77", "geography_queries", "instructions", EMBEDDER)
 JOBS = (FACTS, *((name,) for name in SINGLE))
-"""Sets that share a home, in the order that ends soonest on two cores; FACTS share the replies of untrained arms."""
+"""Sets that share a home, the longest about first; FACTS share the replies of the arms that are not trained."""
 COLUMNS = (
     "set", "arm", "n", "metric", "value (95 %)", "minus base", "minus rag", "besides", "tokens in", "p50 s",
     "training s (CPU s)",
