@@ -17,8 +17,8 @@ FACTS = ("xquad_plain", "xquad_raft")
 SETS = (*FACTS, "handbook", "instructions", *CORPORA)
 QUESTIONS = {"banking77": 100, "geography_questions": 100, "geography_queries": 100, "handbook": 100}
 """Test questions asked of every arm, at most."""
-STEPS = {"banking77": 80, "geography_questions": 75, "geography_queries": 75, "handbook": 150, "instructions": 48}
-STEPS |= dict.fromkeys(FACTS, 36)
+STEPS = {"banking77": 70, "geography_questions": 65, "geography_queries": 65, "handbook": 150, "instructions": 48}
+STEPS |= dict.fromkeys(FACTS, 28)
 SHOTS = 6
 MORE_EXAMPLES = Path(__file__).with_name("handbook_examples.jsonl")
 """Quotes over several lines of tables and lists, and replies with quoted words, which as JSON must be escaped: these
