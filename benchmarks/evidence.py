@@ -94,21 +94,20 @@ def rows_of(settings: Settings, name: str, spent: Mapping[str, harness.Cost]) ->
         differences = found["differences"]
         train = spent["train"] if arm in ("tuned", "both") else None
         others = [f"{n} {metrics[n]['value']:.2f}" for n in SHOWN if n in metrics and n != primary]
-        out.append(
-            {
-                "set": name,
-                "arm": arm,
-                "n": metrics[primary]["n"],
-                "metric": primary,
-                "value (95 %)": shown(metrics[primary]),
-                "minus base": shown((differences.get(f"{arm} - base") or {}).get(primary)),
-                "minus rag": shown((differences.get(f"{arm} - rag") or {}).get(primary)),
-                "besides": ", ".join(others),
-                "tokens in": float(costs["arms"][arm]["tokens_in"]["value"]),
-                "p50 s": float(costs["arms"][arm]["latency_p50"]["value"]),
-                "training s (CPU s)": f"{train.wall:.0f} ({train.cpu:.0f})" if train else "–",
-            }
+        cells = (
+            name,
+            arm,
+            metrics[primary]["n"],
+            primary,
+            shown(metrics[primary]),
+            shown((differences.get(f"{arm} - base") or {}).get(primary)),
+            shown((differences.get(f"{arm} - rag") or {}).get(primary)),
+            ", ".join(others),
+            float(costs["arms"][arm]["tokens_in"]["value"]),
+            float(costs["arms"][arm]["latency_p50"]["value"]),
+            f"{train.wall:.0f} ({train.cpu:.0f})" if train else "–",
         )
+        out.append(dict(zip(COLUMNS, cells, strict=True)))
     return out
 
 
@@ -146,7 +145,7 @@ def embedder_found(home: Path, *, quick: bool) -> dict[str, Any]:
         settings = retrieval.prepare(home, ["xquad_en"])
         (row,) = tuned_retrieval.of_set(settings, "xquad_en", kinds=["embedder"], over=over, quick=quick)
     shared = {"set": EMBEDDER, "n": row["tested on"], "metric": "nDCG@10"}
-    difference = f"{row['difference']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+    difference = f"{row['difference']:.4f} [{row['low']:.4f}, {row['high']:.4f}]"
     tuned = {"minus base": difference, "besides": f"the gate {row['gate']} it"}
     training = {"training s (CPU s)": f"({row['tuning CPU-s']:.0f})"}
     cells: list[Json] = [
@@ -178,17 +177,18 @@ def one_job(home: Path, names: tuple[str, ...], arms: tuple[str, ...], flags: An
 
 def side_by_side(home: Path, names: tuple[str, ...], flags: Any) -> list[dict[str, Any]]:
     """What each job found, a job a core at a time; SystemExit with its code when one fails, and then all are ended."""
-    waiting = [mine for job in JOBS if (mine := [name for name in job if name in names])]
-    files = [home / f"{mine[0]}.json" for mine in waiting]
+    chosen = [mine for job in JOBS if (mine := [name for name in job if name in names])]
+    files = [home / f"{mine[0]}.json" for mine in chosen]
+    waiting = list(zip(chosen, files, strict=True))
     running: dict[int, subprocess.Popen[bytes]] = {}
     try:
         while waiting or running:
             for core in os.sched_getaffinity(0):
                 if core not in running and waiting:
-                    mine = waiting.pop(0)
+                    mine, file = waiting.pop(0)
                     line = [sys.executable, "-m", "benchmarks.evidence", "--core", str(core), "--arms", flags.arms]
                     line += ["--home", str(home / mine[0]), "--sets", ",".join(mine)]
-                    line += ["--json", str(home / f"{mine[0]}.json"), *(["--quick"] if flags.quick else [])]
+                    line += ["--json", str(file), *(["--quick"] if flags.quick else [])]
                     running[core] = subprocess.Popen(line)
             time.sleep(0.5)
             for core, job in list(running.items()):

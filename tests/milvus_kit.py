@@ -151,13 +151,14 @@ def lite_server(folder: Path) -> Server:
     return Server([program, "server", *where], folder, port)
 
 
-def real_server(folder: Path) -> Server:
-    """Milvus 2.3.5; the test is skipped, with the reason, where it cannot be fetched or has no namespace to live in."""
+def real_server(folder: Path, *, s3: int | None = None) -> Server:
+    """Milvus 2.3.5, its data in a folder, or in an S3 server that it brings on port `s3`; the test is skipped, with the
+    reason, where it cannot be fetched or has no namespace to live in."""
     try:
         require_namespaces()
         fetched()
     except AssayError as exc:
         pytest.skip(str(exc))
     port = free_port()
-    where = ["--data", str(folder / "data"), "--port", str(port)]
+    where = ["--data", str(folder / "data"), "--port", str(port), *(["--s3", str(s3)] if s3 is not None else [])]
     return Server([sys.executable, "-m", "infra.milvus_server", *where], folder, port)

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from infra.milvus_server import BUCKET
 from pipelines.backends.milvus import MilvusStore
 from pipelines.backends.objects import ObstoreObjects
 from pipelines.errors import BackendError, BadConfig, BadInput, IntegrityError, NotFound
@@ -348,6 +349,28 @@ def test_a_server_imports_files_from_its_own_storage(milvus: str, tmp_path: Path
     assert store.load(NAME, [batch(1, 2, 3)], dim=8) == 4  # what is there is loaded over, not imported again
     store.drop(NAME)
     store.close()
+
+
+def test_a_server_imports_files_from_its_own_bucket(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s3 = free_port()
+    aws = {"ACCESS_KEY_ID": "test", "SECRET_ACCESS_KEY": "test", "REGION": "us-east-1"}
+    for name, value in {**aws, "ENDPOINT_URL": f"http://127.0.0.1:{s3}"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    with running(real_server(tmp_path_factory.mktemp("bucket"), s3=s3)) as one:
+        bucket = ObstoreObjects(f"s3://{BUCKET}/imports")
+        store = MilvusStore(one.uri, imports=bucket)
+        assert store.load(NAME, [batch(0, 1), batch(2)], dim=8) == 3
+        assert bucket.list("") == [f"{NAME}/import-00000.parquet"]
+        assert ObstoreObjects(f"s3://{BUCKET}").list("files/insert_log/")  # its own data is there too
+        assert set(store.rows(NAME)) == {(f"k{n}", f"digest-{n}", UNIT[n].tobytes()) for n in range(3)}
+        monkeypatch.setattr(ObstoreObjects, "uri", lambda self, key: f"s3://{BUCKET}/elsewhere/{key}")
+        with pytest.raises(
+            BadConfig, match=rf"does not find elsewhere/{OTHER}/import-00000.parquet; ASSAY_MILVUS_BULK"
+        ):
+            store.load(OTHER, [batch(0)], dim=8)
+        store.close()
 
 
 def test_an_import_says_what_it_needs(milvus: str, server: str, tmp_path: Path, monkeypatch: Any) -> None:
