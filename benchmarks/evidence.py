@@ -50,7 +50,7 @@ COLUMNS = (
     "set", "arm", "n", "metric", "value (95 %)", "minus base", "minus rag", "besides", "tokens in", "p50 s",
     "training s (CPU s)",
 )  # fmt: skip
-SHOWN = ("token_f1", "token_recall", "label_accuracy", "execution_accuracy", "format_valid", "hallucination")
+SHOWN = ("format_valid", "token_recall", "citation_precision", "hallucination")
 
 
 def prepare(home: Path, names: tuple[str, ...], arms: tuple[str, ...], *, quick: bool) -> Settings:
@@ -93,7 +93,7 @@ def rows_of(settings: Settings, name: str, spent: Mapping[str, harness.Cost]) ->
             continue
         differences = found["differences"]
         train = spent["train"] if arm in ("tuned", "both") else None
-        others = [f"{n} {metrics[n]['value']:.2f}" for n in SHOWN if n in metrics and n != primary]
+        others = [f"{n} {shown(metrics[n])}" for n in SHOWN if n in metrics and n != primary]
         cells = (
             name,
             arm,

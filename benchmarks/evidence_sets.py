@@ -50,7 +50,8 @@ def handbook_block(home: Path, *, quick: bool) -> dict[str, Any]:
     block["source"] = {kind: str(target / kind) for kind in ("documents", "questions", "examples")}
     block["generate"]["reply_schema"] = str(checkout() / block["generate"]["reply_schema"])
     block["generate"]["max_new_tokens"] = 136  # a reply that is cut off is no valid JSON
-    block["answer"] = {"max_questions": 6 if quick else QUESTIONS["handbook"], "batch": 48}
+    block["answer"] = {"max_questions": 6 if quick else QUESTIONS["handbook"], "batch": 50}
+    block["split"] = {"test": 0.45}  # 100 questions
     return block | {"train": {"steps": 2 if quick else STEPS["handbook"], "batch": 8}}
 
 

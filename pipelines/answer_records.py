@@ -98,10 +98,10 @@ def _figure(arms: Mapping[str, Json]) -> Any:
 
 
 def _flat(value: Any) -> Any:
-    """A list as one text, a passage as its document and span, and its access label where it is not public."""
+    """A list as one text, a passage as its document, span and score, and its access label where it is not public."""
     if isinstance(value, Mapping):
         label = f" ({value['access']})" if "access" in value else ""
-        return f"{value['document']} [{value['start']}:{value['end']}]{label}"
+        return f"{value['document']} [{value['start']}:{value['end']}] {value['score']:.3f}{label}"
     return " | ".join(str(_flat(entry)) for entry in value) if isinstance(value, list | tuple) else value
 
 

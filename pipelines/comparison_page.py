@@ -1,4 +1,5 @@
-"""The comparison as one self-contained HTML page, from `views.comparison`: recommendation, table, arms, plots.
+"""The comparison as one self-contained HTML page, from `views.comparison`: recommendation, table, arms, plots, and the
+replies question by question.
 
 Plots are drawn by matplotlib as SVG that stands in the page itself; the layout is models/cards/compare.html.j2. It
 decides nothing.
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pipelines.core.hypothesis import PAIRS
@@ -16,6 +17,8 @@ from pipelines.report import templates
 from pipelines.show import arm_columns, best_arm
 
 Json = Mapping[str, Any]
+QUESTIONS = 200
+"""Most questions whose replies stand in the page; all of them are in MLflow."""
 _GREY = "#7b8794"
 _COLOURS = {"base": "#8a94a3", "prompt": "#b58a2c", "rag": "#2f6fb2", "tuned": "#b3322c", "both": "#1d7f4f"}
 
@@ -125,8 +128,23 @@ def plots(result: Json) -> list[str]:
     return out + ([_exposure(measured["extraction"])] if "extraction" in measured else [])
 
 
-def render(result: Json) -> str:
-    """The page. `result` as `views.comparison` makes it, with at least one arm."""
+def by_question(rows: Iterable[Json], arms: Iterable[str], primary: str) -> list[dict[str, Any]]:
+    """{"question", "gold", "kind", "replies": {arm: its row, with `score`, the primary metric}} in the rows' order of
+    questions, arms in theirs; of questions above `QUESTIONS` nothing."""
+    found: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        if row["id"] in found or len(found) < QUESTIONS:
+            about = {name: row[name] for name in ("question", "gold", "kind")}
+            entry = found.setdefault(row["id"], {**about, "replies": {}})
+            entry["replies"][row["arm"]] = {**row, "score": row["metrics"].get(primary)}
+    for entry in found.values():
+        entry["replies"] = {arm: entry["replies"][arm] for arm in arms if arm in entry["replies"]}
+    return list(found.values())
+
+
+def render(result: Json, rows: Iterable[Json] = ()) -> str:
+    """The page. `result` as `views.comparison` makes it, with at least one arm; `rows` those of scores/answers.jsonl,
+    which are shown question by question."""
     arms, primary = result["arms"], result["primary"].partition(".")[2]
     headings = arm_columns(arms, first=primary)
     page: str = (
@@ -140,6 +158,8 @@ def render(result: Json) -> str:
             primary=primary,
             pairs=PAIRS,
             plots=plots(result),
+            questions=by_question(rows, arms, primary),
+            most=QUESTIONS,
         )
     )
     return page

@@ -91,8 +91,9 @@ def page_of(settings: Settings, result: Mapping[str, Any]) -> Path:
     """Write the page of a comparison that has arms; returns its path."""
     from pipelines.comparison_page import render
 
-    file = settings.reports / str(result["corpus"]) / "compare" / "index.html"
-    write_whole(file, render(result))
+    corpus = str(result["corpus"])
+    file = settings.reports / corpus / "compare" / "index.html"
+    write_whole(file, render(result, read_jsonl(Workspace(settings.workspace(corpus), corpus).scores("answers"))))
     return file
 
 

@@ -68,8 +68,8 @@ def choose_arm(
     recommended: tuple[str, str] | None = None,
 ) -> tuple[str | None, str]:
     """(arm, reason): `wanted`, or with `auto` the arm with the best mean of those that meet the floors (floors are
-    constraints, the primary metric is the objective), of all when none does; of equals the cheaper in the order of
-    `ARMS`: neither retrieval nor adapter, a longer prompt, an index, an adapter (a training run), both. A cheaper arm
+    constraints, the primary metric is the objective), of all when none does; of equals the simpler in the order of
+    `ARMS`: neither retrieval nor adapter, a longer prompt, an index, an adapter (a training run), both. A simpler arm
     that the comparison recommends in the best one's place (`core.recommend`), as (arm, reason), serves.
 
     None when the wanted arm was not scored, or none was.
@@ -86,7 +86,7 @@ def choose_arm(
     among = fit or scored
     best = max(among, key=lambda arm: (means[arm], -ARMS.index(arm)))
     ties = [arm for arm in among if arm != best and means[arm] == means[best]]
-    tail = f", the cheaper of it and {', '.join(ties)}" if ties else ""
+    tail = f", the simpler of it and {', '.join(ties)}" if ties else ""
     if fit and left_out:
         tail += "; left out: " + ", ".join(f"{arm} ({left_out[arm]})" for arm in scored if arm in left_out)
     elif left_out:

@@ -1,10 +1,11 @@
 """Which arm the figures recommend, for each kind of question, by rules that a reader can follow. No I/O.
 
-The rules ask for proof in both directions: a dearer arm is recommended when it is shown to be better than every cheaper
-one, a cheaper arm when it is shown to lose less than the margin. What the questions cannot show is said to be too thin,
-with the number of questions that would decide. Cheap means early in `core.prompts.ARMS`. Sources: non-inferiority and
-superiority by one interval, Schuirmann (1987) and Dunnett and Gent (1996); the intervals are those of `core.intervals`,
-two-sided 95 % for all comparisons with the best arm together (Bonferroni).
+The rules ask for proof in both directions: an arm that asks for more is recommended when it is shown to be better than
+every simpler one, a simpler arm when it is shown to lose less than the margin. What the questions cannot show is said
+to be too thin, with the number of questions that would decide. Simple means early in `core.prompts.ARMS`, a fixed order:
+measured costs differ from run to run, and what is released must not. They stand beside it, in the comparison table.
+Sources: non-inferiority and superiority by one interval, Schuirmann (1987) and Dunnett and Gent (1996); the intervals
+are those of `core.intervals`, two-sided 95 % for all comparisons with the best arm together (Bonferroni).
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ RULES = (
     "Questions are sorted into kinds: your own (`kind` of a gold question), else facts (it has an answer) and "
     "unanswerable (it has none); where replies have a form, every question also asks for form.",
     f"Fewer than {LEAST} questions of a kind are too thin.",
-    "The cheapest arm that is shown to lose less than the margin against the best one is recommended: the whole "
-    "interval of its loss lies below the margin. Cheapest first: {}.".format(", ".join(ARMS)),
-    "If there is none, the best arm is recommended when it is shown to be better than every cheaper one: the whole "
+    "The simplest arm that is shown to lose less than the margin against the best one is recommended: the whole "
+    "interval of its loss lies below the margin. Simplest first: {}.".format(", ".join(ARMS)),
+    "If there is none, the best arm is recommended when it is shown to be better than every simpler one: the whole "
     "interval of each difference lies above zero.",
     "Otherwise the evidence is too thin to choose; the arms still in question and the number of questions that would "
     "decide are named.",
@@ -97,7 +98,7 @@ def _interval(values: Sequence[float], z: float) -> Metric:
 def _open(leader: str, rivals: Mapping[str, Metric], n: int, needs: int) -> str:
     shown = ", ".join(f"{arm} ({d.value:+.3f} [{d.low:.3f}, {d.high:.3f}])" for arm, d in rivals.items())
     more = f"; about {needs:,} questions would decide, there are {n}" if needs > n else ""
-    return f"{leader} leads, but is not shown to be better than the cheaper {shown}{more}"
+    return f"{leader} leads, but is not shown to be better than the simpler {shown}{more}"
 
 
 def choose(kind: str, metric: str, scores: Mapping[str, Scores], *, margin: float) -> Choice | None:
@@ -113,9 +114,9 @@ def choose(kind: str, metric: str, scores: Mapping[str, Scores], *, margin: floa
     z = critical_value(1 - (1 - CONFIDENCE) / (len(arms) - 1))
     losses = {arm: [scores[best][i] - scores[arm][i] for i in ids] for arm in arms if arm != best}
     margins = {arm: _interval(values, z) for arm, values in losses.items()}
-    cheaper = [arm for arm in arms if ARMS.index(arm) < ARMS.index(best)]
-    close = [arm for arm in cheaper if margins[arm].high < margin]
-    rivals = {arm: margins[arm] for arm in cheaper if margins[arm].low <= 0}
+    simpler = [arm for arm in arms if ARMS.index(arm) < ARMS.index(best)]
+    close = [arm for arm in simpler if margins[arm].high < margin]
+    rivals = {arm: margins[arm] for arm in simpler if margins[arm].low <= 0}
     wanted = [needed(spread(losses[arm]), max(abs(d.value), margin), z=z) for arm, d in rivals.items()]
     needs = max(wanted, default=0)
     arm: str | None = best
@@ -130,11 +131,11 @@ def choose(kind: str, metric: str, scores: Mapping[str, Scores], *, margin: floa
         )
     elif rivals:
         arm, reason = None, _open(best, rivals, n, needs)
-    elif not cheaper:
-        reason = "the cheapest arm is the best"
+    elif not simpler:
+        reason = "the simplest arm is the best"
     else:
-        least = min(cheaper, key=lambda a: margins[a].low)
-        reason = f"shown to be better than every cheaper arm: than {least} by {margins[least].value:.3f}, at least "
+        least = min(simpler, key=lambda a: margins[a].low)
+        reason = f"shown to be better than every simpler arm: than {least} by {margins[least].value:.3f}, at least "
         reason += f"{margins[least].low:.3f}"
     still = () if arm else tuple(a for a in arms if a == best or a in rivals or n < LEAST)
     verdict = CHOSEN if arm else THIN
@@ -157,7 +158,7 @@ def recommend(
 
 def for_all(choices: Sequence[Choice]) -> list[str]:
     """Arms that are not shown to be worse than the best for any kind of question of which there are enough, the
-    cheapest first; empty when there are none such, or no kind has enough."""
+    simplest first; empty when there are none such, or no kind has enough."""
     enough = [choice for choice in choices if choice.n >= LEAST]
     return [
         arm

@@ -178,12 +178,14 @@ def _training(facts: Facts) -> Line:
     return Line("training", "Training needed", _each(facts.arms, cell))
 
 
-def subset(rows: Sequence[Json], metric: str, *, answerable: bool) -> dict[str, Json]:
-    """Arm -> mean of a metric over the questions that have an answer, or over those that have none."""
+def subset(
+    rows: Sequence[Json], metric: str, *, answerable: bool, worth: Callable[[float], float] = float
+) -> dict[str, Json]:
+    """Arm -> mean of what a metric is worth, over the questions that have an answer, or over those that have none."""
     values: dict[str, list[float]] = {}
     for row in rows:
         if bool(row["gold"]) == answerable and metric in row["metrics"]:
-            values.setdefault(row["arm"], []).append(row["metrics"][metric])
+            values.setdefault(row["arm"], []).append(worth(row["metrics"][metric]))
     return {arm: mean_interval(values[arm]).to_json() for arm in ARMS if arm in values}
 
 
@@ -197,8 +199,9 @@ def _quality(facts: Facts) -> list[Line]:
         return {arm: found[name] for arm, found in facts.arms.items() if name in found}
 
     made_up = {known: subset(facts.rows, "hallucination", answerable=known) for known in (True, False)}
+    right = subset(facts.rows, "citation_precision", answerable=True, worth=lambda share: float(share > 0))
     lines = [
-        line("traceability", "Traceability: cites the right document", metric("citation_precision")),
+        line("traceability", "Traceability: cites a right document", right, "of the questions that have an answer"),
         line("hallucination", "Hallucination: made up, with an answer to be had", made_up[True], "less is better"),
         line("hallucination_unanswerable", "made up, with none to be had", made_up[False], "less is better"),
         line("facts", f"Domain fit, facts: {facts.primary}", metric(facts.primary)),

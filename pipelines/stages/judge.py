@@ -174,8 +174,8 @@ def decide(params: CorpusParams, workspace: Workspace) -> dict[str, Any]:
     judge = params.judge
     scored = {arm: _metrics("", answers["arms"][arm]) for arm in means}
     unfit = gates.unfit_arms(scored, judge.floors)
-    cheaper = _recommended(params, workspace, [arm for arm in means if arm not in unfit] or list(means))
-    arm, arm_reason = gates.choose_arm(means, wanted=params.promote.arm, unfit=unfit, recommended=cheaper)
+    simpler = _recommended(params, workspace, [arm for arm in means if arm not in unfit] or list(means))
+    arm, arm_reason = gates.choose_arm(means, wanted=params.promote.arm, unfit=unfit, recommended=simpler)
     tried = gates.tried_arms(scored, judge.floors, primary=judge.primary, wanted=params.promote.arm)
     bootstrap = gates.Bootstrap(judge.confidence, judge.resamples, judge.seed)
     longer = _longer(answers) if arm == PROMPTED else None

@@ -29,10 +29,10 @@ def test_auto_takes_the_best_arm():
     assert gates.choose_arm({"base": 0.1, "rag": 0.4, "tuned": 0.2, "both": 0.3})[0] == "rag"
 
 
-def test_of_equal_arms_the_cheaper_serves_and_the_reason_says_so():
+def test_of_equal_arms_the_simpler_serves_and_the_reason_says_so():
     arm, reason = gates.choose_arm({"both": 0.4, "tuned": 0.4, "base": 0.1})
     assert arm == "tuned"
-    assert reason == "best of base, tuned, both, the cheaper of it and both"
+    assert reason == "best of base, tuned, both, the simpler of it and both"
 
 
 def test_a_wanted_arm_is_taken_even_when_it_is_not_the_best_and_must_have_been_scored():
@@ -277,7 +277,7 @@ def test_rivals_are_the_arms_that_the_primary_metric_chose_among():
     assert gates.tried_arms(arms, floors, primary=primary, wanted="both") == []
 
 
-def test_a_cheaper_arm_that_the_comparison_recommends_serves_in_the_place_of_the_best():
+def test_a_simpler_arm_that_the_comparison_recommends_serves_in_the_place_of_the_best():
     means = {"base": 0.1, "rag": 0.39, "both": 0.4}
     assert gates.choose_arm(means, recommended=("rag", "loses less than 0.02")) == ("rag", "loses less than 0.02")
     assert gates.choose_arm(means, recommended=("both", "better"))[1] == "best of base, rag, both"

@@ -18,7 +18,7 @@ def row(name: str, arm: str, *, gold: bool = True, kind: str | None = None, **me
     return {"id": name, "arm": arm, "gold": ["x"] if gold else [], "kind": kind, "metrics": metrics}
 
 
-def test_a_dearer_arm_is_recommended_only_when_it_is_shown_to_be_better():
+def test_an_arm_that_asks_for_more_is_recommended_only_when_it_is_shown_to_be_better():
     # 40 questions, rag right on all, base on none: the difference is 1 on every one.
     chosen = choose("facts", "f1", scores(base=[0.0] * 40, rag=[1.0] * 40), margin=0.02)
     assert chosen is not None
@@ -30,7 +30,7 @@ def test_a_dearer_arm_is_recommended_only_when_it_is_shown_to_be_better():
     assert chosen.needed > 40
 
 
-def test_the_cheapest_arm_that_loses_less_than_the_margin_is_recommended():
+def test_the_simplest_arm_that_loses_less_than_the_margin_is_recommended():
     # 2,000 questions on which base, rag and both differ on one: a loss of 0.0005, at most 0.004 by its interval.
     same = [1.0, 0.0] * 1000
     chosen = choose("facts", "f1", scores(base=same, rag=[*same[:-1], 1.0], both=same), margin=0.02)

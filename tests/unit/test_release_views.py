@@ -66,7 +66,7 @@ def test_numbers_are_short():
     assert [show.number(v) for v in (None, 0.1234, 12.34, 1234.5, 7)] == ["–", "0.123", "12.3", "1,234", "7"]
 
 
-def test_the_best_arm_is_the_highest_or_the_cheapest_and_a_tie_has_none():
+def test_the_best_arm_is_the_highest_or_the_simplest_and_a_tie_has_none():
     assert show.best_arm(ARMS, "token_f1") == "both"
     assert show.best_arm(ARMS, "latency_p50") == "base"
     assert show.best_arm({"a": {"x": metric(1.0)}, "b": {"x": metric(1.0)}}, "x") is None

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.comparison_page import render
+from pipelines.comparison_page import QUESTIONS, by_question, render
 from pipelines.core import recommend, tradeoffs
 from pipelines.core.costs import Running, break_even
 from pipelines.core.tradeoffs import Facts, Line
@@ -172,6 +172,49 @@ def test_the_page_stands_alone_and_holds_every_row_and_plot():
     assert "too thin" in page
     assert re.search(r"(src|href)=.?https?:|<script|<link|@import", page) is None
     assert page == render(compared())
+
+
+def replied(number: int, arm: str, text: str = "It is 60.") -> dict[str, Any]:
+    passage = {"document": "a.md", "chunk": "c1", "start": 3, "end": 9, "score": 0.75}
+    return {
+        "id": f"q{number}",
+        "question": f"How many, {number}?",
+        "arm": arm,
+        "gold": ["60"],
+        "kind": None,
+        "reply": text,
+        "citations": ["a.md"],
+        "passages": [passage] if arm == "rag" else [],
+        "metrics": {"f1": 0.5},
+        "tokens_in": 120,
+        "tokens_out": 9,
+        "ms": 411.6,
+    }
+
+
+def test_the_page_shows_every_question_with_gold_replies_passages_scores_tokens_and_latency():
+    rows = [replied(n, arm, text) for arm, text in (("base", "<b>No</b>"), ("rag", "It is 60.")) for n in range(2)]
+    page = render(compared(), rows)
+    assert page.count("<details><summary>") == 2
+    assert "<b>No</b>" not in page
+    assert "&lt;b&gt;No&lt;/b&gt;" in page
+    for cell in ("How many, 1?", "gold: 60", "a.md [3:9] 0.750", "120, 9", ">412<"):
+        assert cell in page
+
+
+def test_a_page_holds_the_first_questions_of_many():
+    rows = [replied(n, arm) for arm in ("base", "rag") for n in range(QUESTIONS + 3)]
+    found = by_question(rows, ["base", "rag"], "f1")
+    assert [entry["question"] for entry in found] == [f"How many, {n}?" for n in range(QUESTIONS)]
+    assert all(list(entry["replies"]) == ["base", "rag"] for entry in found)
+
+
+def test_traceability_is_the_share_of_answerable_questions_whose_reply_cites_a_right_document():
+    rows = [
+        {**row, "metrics": {"citation_precision": {"q1": 0.5, "q2": 1.0}.get(row["id"], 0.0)}} for row in facts().rows
+    ]
+    # q0 has no answer; of q1 to q4 two cite right.
+    assert line(facts(rows=rows), "traceability").cells["rag"].startswith(".500 ")
 
 
 def test_the_terminal_shows_the_table_its_notes_and_the_recommendation():
