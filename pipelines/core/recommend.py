@@ -2,8 +2,8 @@
 
 The rules ask for proof in both directions: an arm that asks for more is recommended when it is shown to be better than
 every simpler one, a simpler arm when it is shown to lose less than the margin. What the questions cannot show is said
-to be too thin, with the number of questions that would decide. Simple means early in `core.prompts.ARMS`, a fixed order:
-measured costs differ from run to run, and what is released must not. They stand beside it, in the comparison table.
+to be too thin, with the number of questions that would decide. Simple means early in `core.prompts.ARMS`, a fixed
+order: measured costs differ from run to run, and what is released must not. They stand beside it, in the table.
 Sources: non-inferiority and superiority by one interval, Schuirmann (1987) and Dunnett and Gent (1996); the intervals
 are those of `core.intervals`, two-sided 95 % for all comparisons with the best arm together (Bonferroni).
 """
