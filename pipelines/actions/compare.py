@@ -67,11 +67,16 @@ def _facts(workspace: Workspace, params: CorpusParams, arms: Mapping[str, Any]) 
     )
 
 
+def params_of(workspace: Workspace) -> CorpusParams:
+    """The params that the corpus's last run had."""
+    return CorpusParams.model_validate(yaml.safe_load((workspace.root / "params.yaml").read_text(encoding="utf-8")))
+
+
 def evidence(workspace: Workspace, arms: Mapping[str, Any]) -> Json:
     """`kinds`: a recommendation for each kind of question, `recommendation` in one sentence, the `rules` it follows;
     the comparison `table`; `break_even` of the arms' costs; `measured`, the long measurements. `arms` as
     `views.comparison` has them, with what they spent."""
-    params = CorpusParams.model_validate(yaml.safe_load((workspace.root / "params.yaml").read_text(encoding="utf-8")))
+    params = params_of(workspace)
     facts = _facts(workspace, params, arms)
     formed = params.generate.reply_schema is not None
     choices = recommend.recommend(facts.rows, primary=facts.primary, formed=formed, margins=params.judge.margins)

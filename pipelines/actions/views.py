@@ -61,12 +61,13 @@ def comparison(settings: Settings, corpus: str) -> Json:
     What these figures recommend, and the comparison table, are `actions.compare.evidence`'s. Where the arms were
     skipped, `skipped` says why and `arms` is empty. NotFound before they were scored.
     """
-    from pipelines.actions.compare import evidence
+    from pipelines.actions.compare import evidence, params_of
 
     workspace = _workspace(settings, corpus)
     facts = workspace.receipt("score_answers")
     judged = workspace.receipt("judge") if workspace.has("judge") else {}
-    out: Json = {"corpus": corpus, "questions": facts.get("questions", 0), "primary": judged.get("primary", "")}
+    primary = judged.get("primary") or params_of(workspace).judge.primary
+    out: Json = {"corpus": corpus, "questions": facts.get("questions", 0), "primary": primary}
     out |= {"arm": judged.get("arm"), "arms": {}, "differences": {}, "hypothesis": None, "distilled": None}
     if "skipped" in facts:
         return out | {"skipped": facts["skipped"]}
