@@ -179,6 +179,7 @@ def test_the_arm_prompt_is_asked_with_the_prompt_that_was_distilled(tmp_path):
 @pytest.mark.parametrize("taught", [True, False])
 def test_the_comparison_says_it_only_where_a_prompt_was_distilled(tmp_path, taught, monkeypatch):
     monkeypatch.setattr("pipelines.actions.compare.evidence", lambda workspace, arms: {})  # it reads every stage's
+    monkeypatch.setattr("pipelines.actions.compare.params_of", lambda workspace: params_of())
     workspace = workspace_with(tmp_path)
     arms = {arm: {"token_f1": metric(0.5)} for arm in ("prompt", "tuned")}
     facts = {"questions": 60, "arms": arms, "differences": {"tuned - prompt": {"token_f1": metric(0.0)}}}
