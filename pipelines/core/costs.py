@@ -69,15 +69,21 @@ def break_even(ours: Running, theirs: Running, *, refreshes: float) -> float | N
 
 
 def of_training(
-    *, tokens: int, seconds: float, cpu_seconds: float, gpus: int, cpu_hour: float | None
+    *,
+    tokens: int,
+    seconds: float,
+    cpu_seconds: float,
+    gpus: int,
+    cpu_hour: float | None,
+    gpu_hour: float | None = None,
 ) -> dict[str, float]:
-    """What a training took: useful tokens per wall second, hours of CPU and of all GPUs, and the price of the CPU's
-    hours. No cost where that price is not known, and none on GPUs: the dearer part of it would be missing."""
+    """What a training took: useful tokens per wall second, hours of CPU and of all GPUs, and their price. No cost where
+    the price of an hour that it took is not known: a part of it would be missing."""
     out = {
         "tokens_per_second": round(tokens / seconds, 1) if seconds > 0 else 0.0,
         "cpu_hours": cpu_seconds / 3600,
         "gpu_hours": gpus * seconds / 3600,
     }
-    if cpu_hour is not None and not gpus:
-        out["cost"] = cpu_seconds / 3600 * cpu_hour
+    if cpu_hour is not None and (gpu_hour is not None or not gpus):
+        out["cost"] = out["cpu_hours"] * cpu_hour + out["gpu_hours"] * (gpu_hour or 0.0)
     return out
