@@ -108,16 +108,10 @@ def _callbacks(recipe: Recipe, on_log: OnLog, account: Account, *, evaluated: bo
     return [watched, *stopping]
 
 
-def _own(trainer: Any) -> Any:
-    """The trainer class with checkpoints of the trained weights alone (those of the base are not kept again), whose
-    state counts the tokens trained on, padding aside."""
+def _kept_small(trainer: Any) -> Any:
+    """The trainer class with checkpoints of the trained weights alone: those of the base are not kept again."""
 
     class Trainer(trainer):  # type: ignore[misc]
-        def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-            masks = [value for name, value in inputs.items() if name.endswith("attention_mask")]
-            self.state.num_input_tokens_seen += sum(int(mask.sum()) for mask in masks)
-            return super().training_step(model, inputs, *args, **kwargs)
-
         def add_model_card_callback(self, default_args_dict: Any) -> None:
             """No README: what a model was made of stands beside it."""
 
@@ -159,11 +153,24 @@ def _taught(trainer: Any, checkpoints: Path, on_log: OnLog) -> None:
     trainer._load_from_checkpoint(trainer.state.best_model_checkpoint)
 
 
+def _counted(trainer: Any) -> None:
+    """Have the trainer's state, which a checkpoint keeps, count the tokens trained on, padding aside. What the cached
+    loss reads twice counts once: where gradients are."""
+    import torch
+
+    def count(model: Any, inputs: Any) -> None:
+        if model.training and torch.is_grad_enabled():
+            trainer.state.num_input_tokens_seen += int(inputs[0]["attention_mask"].sum())
+
+    trainer.model.register_forward_pre_hook(count)
+
+
 def _run(trainer: Any, checkpoints: Path, on_log: OnLog, account: Account) -> Tuned:
     """Train to the end. BackendError when a loss is not a number."""
     from transformers import PrinterCallback
 
     trainer.remove_callback(PrinterCallback)
+    _counted(trainer)
     _taught(trainer, checkpoints, on_log)
     state = trainer.state
     history = history_of(state.log_history, lower="learning_rate in the recipe")
@@ -256,7 +263,7 @@ def tune_embedder(
     for parameter in model.parameters():  # modules behind the transformer stay as they are
         parameter.requires_grad_(parameter.requires_grad and parameter in known)
     evaluated = bool(validation)
-    trainer = _own(SentenceTransformerTrainer)(
+    trainer = _kept_small(SentenceTransformerTrainer)(
         model=model,
         args=_arguments(
             SentenceTransformerTrainingArguments, checkpoints, recipe, rows=len(training), evaluated=evaluated
@@ -288,7 +295,7 @@ def tune_reranker(
         str(base), num_labels=1, max_length=recipe["window"], device="cpu", local_files_only=True
     ).float()
     evaluated = bool(validation)
-    trainer = _own(CrossEncoderTrainer)(
+    trainer = _kept_small(CrossEncoderTrainer)(
         model=model,
         args=_arguments(CrossEncoderTrainingArguments, checkpoints, recipe, rows=len(training), evaluated=evaluated),
         train_dataset=_dataset(training),
