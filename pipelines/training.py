@@ -113,6 +113,7 @@ def train(
     bound = {
         "base": base.name,
         "base_digest": plan.base_digest,
+        "tokenizer_digest": base.tokenizer_digest,
         "training_digest": plan.training_digest,
         "recipe": {"name": plan.recipe_name, **plan.recipe},
         "train": plan.numbers,
