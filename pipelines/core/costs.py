@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -44,6 +44,13 @@ def of_reply(*, cpu_seconds: float | None, cpu_hour: float | None, paid: Spent |
     if paid is not None:
         return paid.amount if paid.currency == currency else None
     return None if cpu_seconds is None or cpu_hour is None else cpu_seconds / 3600 * cpu_hour
+
+
+def in_currency(spent: Mapping[str, Any] | None, currency: str) -> float | None:
+    """What was paid, as a `Spent` in JSON says it; 0 where nothing was, None when no price in `currency` is known."""
+    if spent is None:
+        return 0.0
+    return float(spent["amount"]) if spent["amount"] is not None and spent["currency"] == currency else None
 
 
 @dataclass(frozen=True)
