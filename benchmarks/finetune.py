@@ -6,7 +6,7 @@ Ours is `pipelines.backends.lora`, as the stage train calls it. Useful tokens ar
 Both load the model within what is measured, neither evaluates; afterwards the mean loss per completion token of chats
 that neither has seen is measured for both adapters in one way. Rounds alternate; CPU-seconds are of this process.
 
-    python -m benchmarks.finetune [--steps N] [--rounds N] [--set handbook | geography] [--quick]
+    python -m benchmarks.finetune [--epochs N] [--rounds N] [--set handbook | geography] [--quick]
 """
 
 from __future__ import annotations

@@ -122,7 +122,7 @@ def compared(
         "low": check.low,
         "high": check.high,
         "gate": "passes" if check.passed else "rejects",
-        "tuning CPU-s": facts["cpu_seconds"],
+        "tuning CPU-s": facts["took"]["cpu_seconds"],
         "measuring CPU-s": spent,
     }
 

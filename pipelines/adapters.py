@@ -23,7 +23,7 @@ _SEAL = "sealed.json"
 def bind(folder: Path, facts: Mapping[str, Any]) -> str:
     """Write assay.json into an adapter folder; returns the folder's digest (64 hex).
 
-    `facts` name base, base_digest, training_digest, recipe and seed.
+    `facts` name base, base_digest, tokenizer_digest, training_digest, recipe and the numbers of the training.
     """
     (folder / "assay.json").write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return digest(folder)

@@ -5,9 +5,10 @@ half-written or not.
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,3 +45,18 @@ def newest_whole(folder: Path, *, tidy: bool = True) -> Path | None:
         elif tidy:
             shutil.rmtree(checkpoint, ignore_errors=True)
     return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+def replay(checkpoint: Path, on_log: Callable[[int, int, Mapping[str, float]], None]) -> bool:
+    """Report the losses before a checkpoint by step and number of all steps, then `resumed_from`. True when the
+    training had ended there by its validation loss: gone on from, transformers would train a part more."""
+    state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    for entry in state["log_history"]:
+        if seen := losses(entry):
+            on_log(entry["step"], state["max_steps"], seen)
+    on_log(state["global_step"], state["max_steps"], {"resumed_from": state["global_step"]})
+    stopping = state["stateful_callbacks"].get("EarlyStoppingCallback")
+    if stopping is None:
+        return False
+    patience = stopping["args"]["early_stopping_patience"]
+    return bool(stopping["attributes"]["early_stopping_patience_counter"] >= patience)

@@ -35,6 +35,10 @@ class NotFound(BadInput):
     """A corpus, build, adapter, release or generation of that name does not exist."""
 
 
+class NotMeasurable(BadInput):
+    """A measurement says nothing of this corpus: what it is made of is not there, and need not be."""
+
+
 class BackendError(AssayError):
     """A vendor's component failed; the cause is chained."""
 

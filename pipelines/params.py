@@ -197,6 +197,7 @@ class Train(Section):
 
 class Prices(Section):
     cpu_hour: Annotated[float, Field(ge=0)] | None = 0.04
+    gpu_hour: Annotated[float, Field(ge=0)] | None = None
     currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] = "USD"
 
 

@@ -16,7 +16,7 @@ from pipelines.core.digests import digest_json
 from pipelines.core.long_prompt import LongPrompt
 from pipelines.core.nouns import Metric
 from pipelines.core.prompts import chat
-from pipelines.errors import NotFound
+from pipelines.errors import NotMeasurable
 from pipelines.params import CorpusParams
 from pipelines.ports import Completion, Generator, Hit, Ports
 from pipelines.retrieval import Filters, search
@@ -32,7 +32,8 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Subject:
-    """The last candidate of a corpus. NotFound, when a part of it is first used that was not made."""
+    """The last candidate of a corpus. NotFound, when a part of it is first used that was not made; NotMeasurable, when
+    its test asks nothing."""
 
     params: CorpusParams
     workspace: Workspace
@@ -44,7 +45,7 @@ class Subject:
         file = self.workspace.versioned / "questions.jsonl"
         found = chosen(list(read_jsonl(file)) if file.is_file() else [], self.params)
         if not any(q["answers"] for q in found):
-            raise NotFound(
+            raise NotMeasurable(
                 f"{self.workspace.corpus} has no test question with an answer: there is nothing to measure by"
             )
         return found

@@ -1,4 +1,4 @@
-"""What a reviewer reads: the HTML report of a candidate, the card of an adapter, the description of a released version.
+"""What a reviewer reads: the HTML report of a candidate, the card of a trained model, the description of a release.
 
 It lays out what views and manifests hold, from the templates in `models/cards`; it measures and decides nothing.
 """
@@ -55,6 +55,13 @@ def describe_adapter(made: Json) -> str:
     description, of which MLflow's database keeps 5,000 characters.
     """
     card: str = templates().get_template("adapter.md.j2").render(**made)
+    return card
+
+
+def describe_tuned(made: Json) -> str:
+    """The model card of an embedder or a cross-encoder that `assay tune` made, as Markdown. `made` holds corpus, the
+    model's `facts`, `losses` (first and last or best) and what it `took` (`training.took`)."""
+    card: str = templates().get_template("tuned.md.j2").render(**made)
     return card
 
 

@@ -113,6 +113,7 @@ def train(
     bound = {
         "base": base.name,
         "base_digest": plan.base_digest,
+        "tokenizer_digest": base.tokenizer_digest,
         "training_digest": plan.training_digest,
         "recipe": {"name": plan.recipe_name, **plan.recipe},
         "train": plan.numbers,
@@ -136,8 +137,8 @@ def train(
 
 
 def took(record: Mapping[str, Any], prices: Prices) -> dict[str, Any]:
-    """What a training took, as its record says: `seconds`, `tokens`, `device`, and `core.costs.of_training`'s figures.
-    A record that is older than these has its seconds alone."""
+    """What a training or a tuning took, as its record says: `seconds`, `tokens`, `device`, and the figures of
+    `core.costs.of_training`. A record that is older than these has its seconds alone."""
     known, seconds = record.get("took"), record["seconds"]
     if known is None:
         return {"seconds": seconds}
@@ -147,6 +148,7 @@ def took(record: Mapping[str, Any], prices: Prices) -> dict[str, Any]:
         cpu_seconds=known["cpu_seconds"],
         gpus=known["gpus"],
         cpu_hour=prices.cpu_hour,
+        gpu_hour=prices.gpu_hour,
     )
     priced = {"currency": prices.currency} if "cost" in spent else {}
     return {"seconds": seconds, "tokens": known["tokens"], "device": known["device"], **spent, **priced}

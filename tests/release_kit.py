@@ -140,7 +140,7 @@ def made_up_adapter(wiring: Wiring) -> dict[str, Any]:
     (folder / "adapter_model.safetensors").write_bytes(b"weights")
     base = wiring.generator()
     bound = {"base": base.name, "base_digest": base.base_digest, "training_digest": "t" * 64}
-    digest = adapters.bind(folder, bound)
+    digest = adapters.bind(folder, {**bound, "tokenizer_digest": base.tokenizer_digest})
     return {"digest": digest, "key": adapters.seal(wiring.objects, folder), **bound}
 
 

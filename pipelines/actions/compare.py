@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from pipelines.core import recommend, tradeoffs
+from pipelines.core import costs, recommend, tradeoffs
 from pipelines.core.digests import digest_json
 from pipelines.measurements import held
 from pipelines.params import CorpusParams
@@ -40,12 +40,24 @@ def _cpu_seconds(workspace: Workspace, *stages: str) -> float | None:
     return total
 
 
+def _on_gpus(workspace: Workspace, gpu_hour: float | None) -> float | None:
+    """The price of the last training's GPU-hours; None when it is not known."""
+    hours = float(workspace.measured("train").get("gpu_hours", 0.0))
+    if not hours:
+        return 0.0
+    return None if gpu_hour is None else hours * gpu_hour
+
+
 def _facts(workspace: Workspace, params: CorpusParams, arms: Mapping[str, Any]) -> tradeoffs.Facts:
     chunk, index, train = (workspace.receipt(name) for name in ("chunk", "index", "train"))
-    embedded = int(workspace.measured("embed").get("embedded", 0))
+    embed, prices = workspace.measured("embed"), params.answer.prices
     training = None
     if "skipped" not in train:
-        training = {"examples": train["examples"], "cpu_seconds": _cpu_seconds(workspace, *_TRAINING)}
+        training = {
+            "examples": train["examples"],
+            "cpu_seconds": _cpu_seconds(workspace, *_TRAINING),
+            "paid": _on_gpus(workspace, prices.gpu_hour),
+        }
     rows = [row for row in read_jsonl(workspace.scores("answers")) if row["arm"] in arms]
     return tradeoffs.Facts(
         arms=arms,
@@ -54,13 +66,14 @@ def _facts(workspace: Workspace, params: CorpusParams, arms: Mapping[str, Any]) 
         index={
             "rows": index["rows"],
             "documents": chunk["documents"],
-            "embedded": embedded,
+            "embedded": int(embed.get("embedded", 0)),
             "cpu_seconds": _cpu_seconds(workspace, *_INDEXING),
+            "paid": costs.in_currency(embed.get("cost"), prices.currency),
         },
         training=training,
         base=workspace.receipt("score_answers")["base"],
-        cpu_hour=params.answer.prices.cpu_hour,
-        currency=params.answer.prices.currency,
+        cpu_hour=prices.cpu_hour,
+        currency=prices.currency,
         traffic=params.compare.traffic,
         refreshes=params.compare.refreshes,
         measured=held(workspace),

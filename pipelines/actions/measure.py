@@ -4,6 +4,10 @@ They say something about a corpus rather than about a candidate's fitness, and t
 them, and no gate waits for them. What was measured stands in the workspace (`pipelines.measurements`) and in an MLflow
 run, with what it is about; `assay compare` shows it, and says when it is of an earlier candidate. A killed measurement
 runs again: trainings and replies that were made are not made twice.
+
+Not every measurement says something of every corpus (`NotMeasurable`: a task has no facts to change, a hosted model no
+adapter). Where all are asked for, such a one is named with its reason and the next is made; where it is asked for by
+name, it fails. Whatever else goes wrong ends the command at once: what was measured until then is held.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pipelines.core.digests import digest_json
-from pipelines.errors import BadInput
+from pipelines.errors import BadInput, NotMeasurable
 from pipelines.measurements import MEASUREMENTS, held, keep, made_of
 from pipelines.ports import Ports
 from pipelines.probes import Subject
@@ -64,7 +68,8 @@ def _about(subject: Subject, name: str) -> dict[str, Any]:
 def measure_corpus(settings: Settings, corpus: str, names: Sequence[str] = ()) -> Iterator[str]:
     """Measure `names`, one line each when it is done; by default all, `judge` only where `compare.judge` names one.
     What is held about the very same candidate is not measured again. BadInput for an unknown name; NotFound before the
-    arms were scored."""
+    arms were scored; NotMeasurable for a measurement of `names` that does not apply to the corpus, or when none does.
+    """
     from pipelines.wiring import Wiring
 
     unknown = [name for name in names if name not in MEASUREMENTS]
@@ -74,12 +79,23 @@ def measure_corpus(settings: Settings, corpus: str, names: Sequence[str] = ()) -
     workspace = wiring.workspace
     subject = Subject(wiring.params, workspace, wiring)
     judge = wiring.params.compare.judge
-    for name in names or [name for name in MEASUREMENTS if name != "judge" or judge]:
+    wanted = names or [name for name in MEASUREMENTS if name != "judge" or judge]
+    inapplicable = 0
+    for name in wanted:
         known, about = held(workspace).get(name), _about(subject, name)
         if known and known["made_of"] == about:
             yield f"{name}: held already, of this candidate"
             continue
-        found = _measure(subject, name)
+        try:
+            found = _measure(subject, name)
+        except NotMeasurable as exc:
+            if names:
+                raise
+            inapplicable += 1
+            yield f"{name}: does not apply: {exc}"
+            continue
         found["run_id"] = _record(wiring, corpus, name, found)
         keep(workspace, name, found)
         yield f"{name}: measured in {found['seconds']:.0f} s"
+    if inapplicable == len(wanted):
+        raise NotMeasurable(f"{corpus}: none of the measurements {', '.join(wanted)} applies to it")

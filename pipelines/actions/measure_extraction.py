@@ -17,7 +17,7 @@ from pipelines.core import canaries
 from pipelines.core.bootstrap import mean_interval
 from pipelines.core.canaries import Canary
 from pipelines.core.prompts import chat
-from pipelines.errors import BadConfig
+from pipelines.errors import NotMeasurable
 from pipelines.ports import Generator
 from pipelines.probes import Subject
 
@@ -61,9 +61,11 @@ def _shown(subject: Subject, rows: int) -> float:
 
 def measure(subject: Subject) -> dict[str, Any]:
     """{"candidates", "epochs", "rows": a row per arm and canary, "arms": {arm: {"recovered", "canaries", "exposure",
-    "by_repeats"}}}. BadConfig where there is no adapter to ask."""
+    "by_repeats"}}}. NotMeasurable where there is no adapter to ask."""
     if subject.tuned is None:
-        raise BadConfig(f"{subject.workspace.corpus} has no adapter: no text was trained on that could be recovered")
+        raise NotMeasurable(
+            f"{subject.workspace.corpus} has no adapter: no text was trained on that could be recovered"
+        )
     found = canaries.canaries(seed=_SEED)
     training = [*subject.rows("train"), *_planted(subject, found)]
     planted, _ = subject.trained_on(training, what="extraction")

@@ -25,7 +25,7 @@ from pipelines.core.bootstrap import mean_interval
 from pipelines.core.changed_facts import Change
 from pipelines.core.prompts import ARMS
 from pipelines.corpus_files import document_batches
-from pipelines.errors import BackendError, NotFound
+from pipelines.errors import BackendError, NotMeasurable
 from pipelines.ports import Completion, Generator, Hit
 from pipelines.probes import Subject
 from pipelines.retrieval import search
@@ -100,13 +100,13 @@ def _landed(rows: Sequence[Mapping[str, str]], texts: Mapping[str, str]) -> list
 
 
 def _changes(subject: Subject, rows: Sequence[Mapping[str, str]]) -> tuple[list[Change], dict[str, str]]:
-    """NotFound when no answer stands word for word in its document."""
+    """NotMeasurable when no answer stands word for word in its document."""
     allowed = subject.params.mix.labels  # an adapter is trained on the changed facts
     asked = [q for q in subject.questions if q["answers"] and q["evidence"] and not gold.restricted(q, allowed)]
     texts = {row["id"]: row["text"] for row in rows}
     made, changed = changed_facts.change(asked, texts, most=MOST, seed=_SEED)
     if not made:
-        raise NotFound(f"{subject.workspace.corpus}: no test question's answer stands verbatim in its document")
+        raise NotMeasurable(f"{subject.workspace.corpus}: no test question's answer stands verbatim in its document")
     return made, changed
 
 
@@ -146,10 +146,10 @@ def _texts(completions: Sequence[Completion]) -> list[str]:
 def measure(subject: Subject) -> dict[str, Any]:
     """{"changed", "retrieved": share of the changed facts whose passages hold the new value, "stages": seconds by node,
     "arms": {arm: {"share", "seconds", "by"}}}: seconds until the arm answers by the changed documents, null for never,
-    and the share of the changed facts that it then answers by."""
-    copy = _Copy(subject.ports.settings, subject.workspace.corpus)
+    and the share of the changed facts that it then answers by. NotMeasurable when there is no fact to change."""
     rows = _documents(subject.workspace)
     made, changed = _changes(subject, rows)
+    copy = _Copy(subject.ports.settings, subject.workspace.corpus)
     copy.land(rows)
     copy.update()
     copy.land(_landed(rows, changed))

@@ -14,7 +14,7 @@ from pipelines.answering import replies
 from pipelines.core import grading
 from pipelines.core.bootstrap import mean_interval
 from pipelines.core.prompts import ARMS
-from pipelines.errors import BadConfig, NotFound
+from pipelines.errors import BadConfig, NotFound, NotMeasurable
 from pipelines.ports import Completion, Generator
 from pipelines.probes import Subject
 from pipelines.schemas import read_jsonl
@@ -52,14 +52,15 @@ def _grades(subject: Subject, judge: Generator, rows: Sequence[Row]) -> list[Com
 
 def measure(subject: Subject) -> dict[str, Any]:
     """{"judge", "digest", "unreadable", "agreement": {value, low, high, n}, "kappa": Cohen's, null where one of both
-    always says the same; "arms": {arm: share found right}, "rows"}. BadConfig without a judge."""
+    always says the same; "arms": {arm: share found right}, "rows"}. BadConfig without a judge; NotMeasurable without a
+    reply to grade; NotFound when the judge says neither yes nor no."""
     from sklearn.metrics import cohen_kappa_score
 
     judge = _judge(subject)
     rows = [row for row in read_jsonl(subject.workspace.scores("answers")) if row["gold"] and row["arm"] in ARMS]
     by = next((name for name in _BY if rows and name in rows[0]["metrics"]), None)
     if by is None:
-        raise NotFound(f"{subject.workspace.corpus} has no reply that gold answers call right or wrong")
+        raise NotMeasurable(f"{subject.workspace.corpus} has no reply that gold answers call right or wrong")
     graded = []
     for row, said in zip(rows, _grades(subject, judge, rows), strict=True):
         by_gold = bool(row["metrics"][by] >= RIGHT)

@@ -10,14 +10,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipelines import tuned, tuning
+from pipelines import training, tuned, tuning, tuning_rows
 from pipelines.builds import require_embedder
 from pipelines.core.tuning import by_split
 from pipelines.locks import exclusive
 from pipelines.loss_log import Progress, curve
 from pipelines.ports import RunLog
+from pipelines.report import describe_tuned
 from pipelines.schemas import read_jsonl
 from pipelines.settings import Settings
+from pipelines.training_checks import guard_of
 from pipelines.wiring import Wiring
 
 Row = Mapping[str, Any]
@@ -39,7 +41,8 @@ def _losses(history: Sequence[Row]) -> dict[str, float]:
 
 
 def _track(log: RunLog, wiring: Wiring, facts: Row) -> None:
-    """Data set, params, losses and costs into the run; the model itself stays below ASSAY_HOME."""
+    """Data set, params, losses, what it took and the card into the run; the model itself stays below ASSAY_HOME."""
+    losses, took = _losses(facts["history"]), training.took(facts, wiring.params.answer.prices)
     log.params({"kind": facts["kind"], "base": facts["base"], "recipe": facts["recipe"], "split": facts["split"]})
     log.params({"digest": facts["digest"], "steps": facts["steps"], "libraries": facts["libraries"]})
     log.dataset(
@@ -47,10 +50,12 @@ def _track(log: RunLog, wiring: Wiring, facts: Row) -> None:
         digest=facts["rows"]["digest"],
         source=str(wiring.workspace.versioned / "questions.jsonl"),
         context="training",
-        profile={"rows": facts["rows"], "questions": facts["questions"]},
+        profile={"rows": facts["rows"], "questions": facts["questions"], "contaminated": facts["contaminated"]},
     )
-    log.metrics({**_losses(facts["history"]), "seconds": facts["seconds"], "cpu_seconds": facts["cpu_seconds"]})
+    log.metrics({**losses, **{name: value for name, value in took.items() if isinstance(value, int | float)}})
+    log.metrics({f"contaminated.{what}": float(n) for what, n in facts["contaminated"].items()})
     log.figure("loss", curve(facts["history"], unit="loss"))
+    log.text("model_card.md", describe_tuned({"corpus": wiring.corpus, "facts": facts, "losses": losses, "took": took}))
     log.tags({"assay.digest": facts["digest"]})
 
 
@@ -59,7 +64,10 @@ def _said(corpus: str, facts: Row, *, again: bool) -> str:
     held = ""
     if "validation_loss_best" in losses:
         held = f", validation loss {losses['validation_loss_first']:.3f} to {losses['validation_loss_best']:.3f}"
-    made = "was tuned before, nothing to do" if again else f"tuned in {facts['cpu_seconds']:.0f} CPU-seconds"
+    made = "was tuned before, nothing to do" if again else f"tuned in {facts['took']['cpu_seconds']:.0f} CPU-seconds"
+    lost = facts["contaminated"]
+    if any(lost.values()):
+        held += f"; left out, for texts of an evaluation set: {lost['questions']} questions, {lost['rows']} rows"
     return (
         f"{corpus}: {kind} {facts['digest'][:12]} {made}: {facts['questions']['train']} questions, "
         f"{facts['rows']['train']} rows, {facts['steps']} steps, loss {losses['loss_first']:.3f} to "
@@ -77,7 +85,8 @@ def tune(wiring: Wiring, kind: str, *, recipe: Row, questions: Sequence[Row]) ->
     build = wiring.workspace.receipt("index")
     require_embedder(build, wiring.embedder)
     split = params.split.model_dump()
-    rows = tuning.material(wiring, build, by_split(questions, **split), kind=kind, recipe=recipe, params=params)
+    asked, guard = by_split(questions, **split), guard_of(params, questions)
+    rows = tuning_rows.material(wiring, build, asked, guard=guard, kind=kind, recipe=recipe, params=params)
     plan = tuning.planned(kind, recipe, rows, split)
     tags = {"assay.key": f"tune:{plan.key}", "assay.tune": kind}
     lock = settings.cache / "locks" / f"tune-{corpus}-{kind}"

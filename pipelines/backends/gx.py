@@ -98,7 +98,7 @@ def training_expectations(*, max_tokens: int, share: float) -> list[Expectation]
         between("strays", "rests on a document of a stricter split", max_value=0),
         between(
             "overlap",
-            f"holds mix.contamination.share = {share:g} of a text of the test",
+            f"holds mix.contamination.share = {share:g} of a text of an evaluation set",
             max_value=share,
             strict_max=True,
         ),

@@ -12,25 +12,25 @@ knows no corpora and no tracking. torch and sentence-transformers are imported o
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import shutil
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pipelines.checkpoints import history_of, losses, mark_whole, newest_whole
+from pipelines.checkpoints import history_of, newest_whole, replay
 from pipelines.core.tuning import steps_of
+from pipelines.spent import Account
+from pipelines.trainer_watch import watcher
 
 Recipe = Mapping[str, Any]
 Rows = Sequence[Mapping[str, Any]]
 OnLog = Callable[[int, int, Mapping[str, float]], None]
-"""Called with the step, the number of all steps, and `loss`, `learning_rate` or `validation_loss`. Where a stopped
-training is gone on from, its losses are replayed, then comes `resumed_from`."""
+"""Called with the step, the number of all steps, and `loss`, `learning_rate` and `step_tokens_per_second`, or
+`validation_loss`. Where a stopped training is gone on from, its losses are replayed, then comes `resumed_from`."""
 
 _STATE = "trained.safetensors"
 
@@ -38,10 +38,12 @@ _STATE = "trained.safetensors"
 @dataclass(frozen=True)
 class Tuned:
     """What came out. `history` holds {"step", "loss"} and {"step", "validation_loss"} entries, in order; `steps` are
-    those done. A training that was gone on from counts the time of its last part."""
+    those done. `tokens` are those of the rows trained on, each time that they were, padding aside; `seconds` (wall) and
+    `cpu_seconds` are of all parts of a training that was killed and gone on with, evaluating included."""
 
     history: list[dict[str, float]]
     steps: int
+    tokens: int
     seconds: float
     cpu_seconds: float
 
@@ -62,6 +64,8 @@ def _arguments(kind: Any, folder: Path, recipe: Recipe, *, rows: int, evaluated:
     """The trainer's arguments; `kind` is their class."""
     steps, every = _schedule(rows, recipe)
     best = {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss", "greater_is_better": False}
+    # How many evaluations in a row were no better must outlive a kill.
+    best["restore_callback_states_from_checkpoint"] = True
     return kind(
         output_dir=str(folder),
         max_steps=steps,
@@ -91,20 +95,17 @@ def _arguments(kind: Any, folder: Path, recipe: Recipe, *, rows: int, evaluated:
     )
 
 
-def _callbacks(recipe: Recipe, on_log: OnLog, *, evaluated: bool) -> list[Any]:
-    """What reports losses and marks whole checkpoints; and what stops early."""
-    from transformers import EarlyStoppingCallback, TrainerCallback
+def _callbacks(recipe: Recipe, on_log: OnLog, account: Account, *, evaluated: bool) -> list[Any]:
+    """What reports, counts time and marks whole checkpoints; and what stops early."""
+    from transformers import EarlyStoppingCallback
 
-    class Watcher(TrainerCallback):
-        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-            if seen := losses(logs or {}):
-                on_log(state.global_step, state.max_steps, seen)
-
-        def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            mark_whole(Path(args.output_dir), state.global_step)
-
+    watched = watcher(
+        lambda state, seen: on_log(state.global_step, state.max_steps, seen),
+        tokens=lambda state: int(state.num_input_tokens_seen),
+        after_step=account.keep,
+    )
     stopping = [EarlyStoppingCallback(early_stopping_patience=recipe["patience"])] if evaluated else []
-    return [Watcher(), *stopping]
+    return [watched, *stopping]
 
 
 def _kept_small(trainer: Any) -> Any:
@@ -135,34 +136,50 @@ def _kept_small(trainer: Any) -> Any:
     return Trainer
 
 
-def _resumed(trainer: Any, checkpoints: Path, on_log: OnLog) -> str | None:
-    """The checkpoint to go on from, its losses replayed; None to begin."""
+def _taught(trainer: Any, checkpoints: Path, on_log: OnLog) -> None:
+    """Train to the end, from the newest whole checkpoint where there is one. Of a training that had stopped early when
+    it was killed the best weights are loaded, and that is all."""
+    from transformers import TrainerState
+
     newest = newest_whole(checkpoints)
     if newest is None:
-        return None
+        trainer.train()
+        return
     trainer.args.eval_on_start = False
-    state = json.loads((newest / "trainer_state.json").read_text(encoding="utf-8"))
-    for entry in state["log_history"]:
-        if seen := losses(entry):
-            on_log(entry["step"], state["max_steps"], seen)
-    on_log(state["global_step"], state["max_steps"], {"resumed_from": state["global_step"]})
-    return str(newest)
+    if not replay(newest, on_log):
+        trainer.train(resume_from_checkpoint=str(newest))
+        return
+    trainer.state = TrainerState.load_from_json(str(newest / "trainer_state.json"))
+    trainer._load_from_checkpoint(trainer.state.best_model_checkpoint)
 
 
-def _run(trainer: Any, checkpoints: Path, on_log: OnLog, start: tuple[float, float]) -> Tuned:
+def _counted(trainer: Any) -> None:
+    """Have the trainer's state, which a checkpoint keeps, count the tokens trained on, padding aside. What the cached
+    loss reads twice counts once: where gradients are."""
+    import torch
+
+    def count(model: Any, inputs: Any) -> None:
+        if model.training and torch.is_grad_enabled():
+            trainer.state.num_input_tokens_seen += int(inputs[0]["attention_mask"].sum())
+
+    trainer.model.register_forward_pre_hook(count)
+
+
+def _run(trainer: Any, checkpoints: Path, on_log: OnLog, account: Account) -> Tuned:
     """Train to the end. BackendError when a loss is not a number."""
     from transformers import PrinterCallback
 
     trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=_resumed(trainer, checkpoints, on_log))
-    history = history_of(trainer.state.log_history, lower="learning_rate in the recipe")
-    wall, cpu = time.perf_counter() - start[0], time.process_time() - start[1]
-    return Tuned(history, trainer.state.global_step, wall, cpu)
+    _counted(trainer)
+    _taught(trainer, checkpoints, on_log)
+    state = trainer.state
+    history = history_of(state.log_history, lower="learning_rate in the recipe")
+    account.keep()
+    return Tuned(history, state.global_step, state.num_input_tokens_seen, account.seconds, account.cpu_seconds())
 
 
-def _quiet(seed: int) -> tuple[float, float]:
-    """Seeds drawn, libraries silent; the clocks at the start."""
-    start = time.perf_counter(), time.process_time()
+def _quiet(seed: int) -> None:
+    """Seeds drawn, libraries silent."""
     from transformers import set_seed
     from transformers.utils import logging as transformers_logging
 
@@ -170,7 +187,6 @@ def _quiet(seed: int) -> tuple[float, float]:
     transformers_logging.disable_progress_bar()
     logging.getLogger("sentence_transformers").setLevel(logging.ERROR)
     set_seed(seed)
-    return start
 
 
 def _dataset(rows: Rows) -> Any:
@@ -227,7 +243,8 @@ def tune_embedder(
 
     `window` is in tokens. `checkpoints` is a folder of exactly this training. `validation` may be empty.
     """
-    start = _quiet(recipe["seed"])
+    account = Account(checkpoints)
+    _quiet(recipe["seed"])
     from peft import LoraConfig
     from peft.tuners.lora import LoraModel
     from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
@@ -254,9 +271,9 @@ def tune_embedder(
         train_dataset=_dataset(training),
         eval_dataset=_dataset(validation),
         loss=_ranking_loss(model, recipe),
-        callbacks=_callbacks(recipe, on_log, evaluated=evaluated),
+        callbacks=_callbacks(recipe, on_log, account, evaluated=evaluated),
     )
-    done = _run(trainer, checkpoints, on_log, start)
+    done = _run(trainer, checkpoints, on_log, account)
     _write_merged(base, tuner.merge_and_unload(safe_merge=True), destination)
     return done
 
@@ -268,7 +285,8 @@ def tune_reranker(
 
     `checkpoints` is a folder of exactly this training. `validation` may be empty.
     """
-    start = _quiet(recipe["seed"])
+    account = Account(checkpoints)
+    _quiet(recipe["seed"])
     from sentence_transformers import CrossEncoder
     from sentence_transformers.cross_encoder import CrossEncoderTrainer, CrossEncoderTrainingArguments
     from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss
@@ -283,9 +301,9 @@ def tune_reranker(
         train_dataset=_dataset(training),
         eval_dataset=_dataset(validation),
         loss=BinaryCrossEntropyLoss(model),
-        callbacks=_callbacks(recipe, on_log, evaluated=evaluated),
+        callbacks=_callbacks(recipe, on_log, account, evaluated=evaluated),
     )
-    done = _run(trainer, checkpoints, on_log, start)
+    done = _run(trainer, checkpoints, on_log, account)
     shutil.rmtree(destination, ignore_errors=True)
     model.save_pretrained(str(destination), create_model_card=False)
     shutil.copyfile(base / "tokenizer.json", destination / "tokenizer.json")

@@ -159,7 +159,8 @@ class TransformersGenerator:
 
     @cached_property
     def adapter_digest(self) -> str | None:
-        """The digest of the adapter, once it is known to fit: IntegrityError when it was trained on another base."""
+        """The digest of the adapter, once it is known to fit: IntegrityError when it was trained on another base or
+        with another tokenizer. An adapter of before names no tokenizer: the base's digest covers it too."""
         if self._adapter is None:
             return None
         names = ("adapter_model.safetensors", "adapter_config.json", "assay.json")
@@ -168,11 +169,16 @@ class TransformersGenerator:
             files = {name: sha256_file(self._adapter / name) for name in names}
         except (OSError, ValueError) as exc:
             raise BadInput(f"adapter {self._adapter.name} is not an adapter folder: {exc}") from exc
-        if bound.get("base_digest") != self.base_digest:
-            trained, here = str(bound.get("base_digest"))[:12], self.base_digest[:12]
+        trained = f"adapter {self._adapter.name} was trained on base {bound.get('base')}"
+        tokenizer = bound.get("tokenizer_digest", self.tokenizer_digest)
+        if tokenizer != self.tokenizer_digest:
             raise IntegrityError(
-                f"adapter {self._adapter.name} was trained on base {bound.get('base')} {trained}, "
-                f"but generator {self.name} is {here}"
+                f"{trained} with tokenizer {str(tokenizer)[:12]}, but generator {self.name} has tokenizer "
+                f"{self.tokenizer_digest[:12]}"
+            )
+        if bound.get("base_digest") != self.base_digest:
+            raise IntegrityError(
+                f"{trained} {str(bound.get('base_digest'))[:12]}, but generator {self.name} is {self.base_digest[:12]}"
             )
         return digest_json(files)
 

@@ -1,4 +1,4 @@
-"""Whether a text holds what the test asks, by runs of words in common. No I/O.
+"""Whether a text holds what an evaluation set asks, by runs of words in common. No I/O.
 
 The method is that of Llama 2 (Touvron et al. 2023, appendix A.6), on words as GPT-3 took them (Brown et al. 2020,
 appendix C: lower case, no punctuation): a word of a test text is covered when it stands in a run of `words` words that
@@ -11,6 +11,9 @@ What is a test text here:
   training document as well, training may say what that says (`core.splits`): such an overlap is told, not dropped.
 Texts shorter than `words` are not looked for: short answers, labels and phrases recur by chance. Nor are answers of
 questions without evidence: labels and queries are a form to be learned, and only the question says which is meant.
+
+The validation questions are an evaluation set too, for what is trained on: they choose which weights are kept. What is
+said of the test above holds for them and validation documents (`Guard`).
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipelines.core.gold import evidence_text
-from pipelines.core.splits import TEST, split_of_key
+from pipelines.core.splits import TEST, TRAIN, VALIDATION, split_of, split_of_key
 
 _WORD = re.compile(r"\w+")
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
@@ -45,21 +48,24 @@ class Overlap:
     about: Probe
     share: float
 
+    def __str__(self) -> str:
+        return f"holds {self.share:.2f} of the words of {self.about.id}'s {self.about.kind}"
+
 
 def words_of(text: str) -> list[str]:
     """Words in lower case, without punctuation."""
     return _WORD.findall(text.casefold())
 
 
-def probes(questions: Iterable[Mapping[str, Any]], **how: Any) -> Iterator[Probe]:
-    """The test texts of test questions; `how` are the split's validation, test and seed."""
+def probes(questions: Iterable[Mapping[str, Any]], *, of: str = TEST, **how: Any) -> Iterator[Probe]:
+    """The texts of questions of the split `of`; `how` are the split's validation, test and seed."""
     for question in questions:
         yield Probe(question["id"], "question", question["question"])
         for entry in question["evidence"]:
-            secret = split_of_key(entry["document"], **how) == TEST
+            secret = split_of_key(entry["document"], **how) == of
             for sentence in _SENTENCE.split(evidence_text(question, entry)):
                 yield Probe(question["id"], "evidence", sentence, secret)
-        secret = all(split_of_key(entry["document"], **how) == TEST for entry in question["evidence"])
+        secret = all(split_of_key(entry["document"], **how) == of for entry in question["evidence"])
         for answer in question["answers"] if question["evidence"] else ():
             yield Probe(question["id"], "answer", answer, secret)
 
@@ -98,3 +104,31 @@ class Index:
         hold (`secret`), or with those it may; None without one."""
         found = [o for text in texts for o in self.overlaps(text) if o.about.secret is secret and o.share >= share]
         return min(found, key=lambda o: (-o.share, o.about.id, o.about.kind), default=None)
+
+
+class Guard:
+    """The evaluation sets of a corpus's questions: `tested` and `chosen`, those of the test and the validation split.
+
+    Rows of the training split are held against both, rows of the validation split against the test.
+    """
+
+    def __init__(
+        self, questions: Iterable[Mapping[str, Any]], *, words: int, share: float, split: Mapping[str, Any]
+    ) -> None:
+        by: dict[str, list[Mapping[str, Any]]] = {TEST: [], VALIDATION: [], TRAIN: []}
+        for question in questions:
+            by[split_of(question, **split)].append(question)
+        self.tested, self.chosen, self._share = by[TEST], by[VALIDATION], share
+        test, validation = (Index(probes(by[of], of=of, **split), words=words) for of in (TEST, VALIDATION))
+        self._test = test
+        self._against = {TRAIN: (test, validation), VALIDATION: (test,)}
+
+    def overlap(self, texts: Iterable[str], split: str, *, share: float | None = None) -> Overlap | None:
+        """The largest overlap, of at least `share`, with a text that a row of `split` must not hold; None without."""
+        texts, least = list(texts), self._share if share is None else share
+        found = [index.worst(texts, share=least, secret=True) for index in self._against[split]]
+        return max((o for o in found if o is not None), key=lambda o: o.share, default=None)
+
+    def shared(self, texts: Iterable[str]) -> Overlap | None:
+        """The largest overlap with a text of the test that training may hold, since a training document says it."""
+        return self._test.worst(texts, share=self._share, secret=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -46,6 +46,13 @@ def of_reply(*, cpu_seconds: float | None, cpu_hour: float | None, paid: Spent |
     return None if cpu_seconds is None or cpu_hour is None else cpu_seconds / 3600 * cpu_hour
 
 
+def in_currency(spent: Mapping[str, Any] | None, currency: str) -> float | None:
+    """What was paid, as a `Spent` in JSON says it; 0 where nothing was, None when no price in `currency` is known."""
+    if spent is None:
+        return 0.0
+    return float(spent["amount"]) if spent["amount"] is not None and spent["currency"] == currency else None
+
+
 @dataclass(frozen=True)
 class Running:
     """What an arm costs: `build` once per refresh, `answer` for one reply."""
@@ -69,15 +76,21 @@ def break_even(ours: Running, theirs: Running, *, refreshes: float) -> float | N
 
 
 def of_training(
-    *, tokens: int, seconds: float, cpu_seconds: float, gpus: int, cpu_hour: float | None
+    *,
+    tokens: int,
+    seconds: float,
+    cpu_seconds: float,
+    gpus: int,
+    cpu_hour: float | None,
+    gpu_hour: float | None = None,
 ) -> dict[str, float]:
-    """What a training took: useful tokens per wall second, hours of CPU and of all GPUs, and the price of the CPU's
-    hours. No cost where that price is not known, and none on GPUs: the dearer part of it would be missing."""
+    """What a training took: useful tokens per wall second, hours of CPU and of all GPUs, and their price. No cost where
+    the price of an hour that it took is not known: a part of it would be missing."""
     out = {
         "tokens_per_second": round(tokens / seconds, 1) if seconds > 0 else 0.0,
         "cpu_hours": cpu_seconds / 3600,
         "gpu_hours": gpus * seconds / 3600,
     }
-    if cpu_hour is not None and not gpus:
-        out["cost"] = cpu_seconds / 3600 * cpu_hour
+    if cpu_hour is not None and (gpu_hour is not None or not gpus):
+        out["cost"] = out["cpu_hours"] * cpu_hour + out["gpu_hours"] * (gpu_hour or 0.0)
     return out

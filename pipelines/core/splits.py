@@ -1,7 +1,8 @@
 """Train, validation and test, split by document. No I/O.
 
 A question or an example may say itself where it belongs (`split`): a data set that comes with splits keeps them, and
-then its author answers for what training has seen. Else the method is a threshold on a digest of each document id, so
+then its author answers for what training has seen (but not for the documents of items that do not say it: `strays`).
+Else the method is a threshold on a digest of each document id, so
 it is stable: adding or removing documents, questions or examples never moves another item. An item that rests on
 several documents takes the strictest of their splits (test before validation before train). So whatever is trained on
 rests on training documents only, and whatever is asked in the test has at least one document that training never saw.
@@ -14,7 +15,7 @@ move a document from training to test between revisions; that is why it is not d
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from pipelines.core.digests import digest_text
@@ -55,3 +56,19 @@ def split_of(item: Mapping[str, Any], *, validation: float, test: float, seed: i
     keys = documents_of(item) or (f"item:{item['id']}",)
     found = {split_of_key(key, validation=validation, test=test, seed=seed) for key in keys}
     return next(name for name in _STRICTEST if name in found)
+
+
+def unsaid(items: Iterable[Mapping[str, Any]]) -> set[str]:
+    """The documents of those items that do not say themselves where they belong."""
+    return {document for item in items if "split" not in item for document in documents_of(item)}
+
+
+def strays(item: Mapping[str, Any], split: str, *, unsaid: Collection[str], **how: Any) -> list[str]:
+    """The documents under an item of `split` that belong to a stricter one; `how` are validation, test and seed.
+
+    An item that says its split answers for its documents, whatever their digests say, save for those in `unsaid`:
+    there others count on the split by document, which it would break.
+    """
+    stricter = _STRICTEST[: _STRICTEST.index(split)]
+    known = unsaid if "split" in item else documents_of(item)
+    return [d for d in documents_of(item) if d in known and split_of_key(d, **how) in stricter]

@@ -35,8 +35,8 @@ class Line:
 @dataclass(frozen=True)
 class Facts:
     """What the table is made of. `arms`: arm -> metric -> {value, low, high, n}; `rows` those of scores/answers.jsonl;
-    `index` and `training`: what each is and what its last making took, `training` None without an adapter;
-    `measured` the long measurements by name."""
+    `index` and `training`: what each is and what its last making took, `training` None without an adapter: CPU-seconds,
+    and `paid`, what it cost beside them (None: not known); `measured` the long measurements by name."""
 
     arms: Mapping[str, Mapping[str, Json]]
     rows: Sequence[Json]
@@ -124,15 +124,23 @@ def build_seconds(facts: Facts, arm: str) -> float | None:
     return None if None in parts else float(sum(parts))
 
 
+def build_paid(facts: Facts, arm: str) -> float | None:
+    """What the last making of what the arm needs cost beside CPU time: a hosted embedder's bill, GPU-hours; None when
+    that is not known."""
+    parts = [facts.index["paid"]] if arm in RETRIEVING else []
+    parts += [facts.training["paid"]] if arm in TUNED and facts.training else []
+    return None if None in parts else float(sum(parts))
+
+
 def running(facts: Facts) -> dict[str, Running]:
-    """Arm -> what it costs, of the arms whose answers have a price."""
+    """Arm -> what it costs, of the arms whose answers and whose making have a price."""
     if facts.cpu_hour is None:
         return {}
     out = {}
     for arm, metrics in facts.arms.items():
-        seconds = build_seconds(facts, arm)
-        if "cost_per_1000" in metrics and seconds is not None:
-            out[arm] = Running(seconds / 3600 * facts.cpu_hour, metrics["cost_per_1000"]["value"] / 1000)
+        seconds, paid = build_seconds(facts, arm), build_paid(facts, arm)
+        if "cost_per_1000" in metrics and seconds is not None and paid is not None:
+            out[arm] = Running(seconds / 3600 * facts.cpu_hour + paid, metrics["cost_per_1000"]["value"] / 1000)
     return out
 
 
@@ -154,6 +162,11 @@ def _costs(facts: Facts) -> list[Line]:
     note = f"CPU-seconds of the last time; of {facts.index['rows']:,} passages {embedded:,} were embedded"
     built = Line("build", "To build, CPU-seconds", _each(facts.arms, lambda a: figure(build_seconds(facts, a))), note)
     lines = [built]
+    paid = _each(facts.arms, lambda arm: figure(build_paid(facts, arm)))
+    if any(build_paid(facts, arm) != 0 for arm in facts.arms):
+        lines.append(
+            Line("build_paid", f"To build, paid besides, {facts.currency}", paid, "a hosted embedder, GPU-hours")
+        )
     for answers in facts.traffic:
 
         def cell(arm: str, answers: int = answers) -> str:

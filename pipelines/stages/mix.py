@@ -3,7 +3,8 @@
 Documents are read only where `mix.synthetic` asks for it: else a revision that changes documents alone leaves the
 training set as it is, so nothing is trained. The set is split by document. Left out, counted and named in
 training/remarks.jsonl are: what rests on documents whose access label `mix.labels` does not allow, repeats and
-near-duplicates, test questions and what else holds texts of the test, replies that do not obey the schema, personal
+near-duplicates, test questions and what else holds texts of the test (of training rows also: what holds texts of the
+validation questions), replies that do not obey the schema, personal
 data and secrets (unless the stage refuses them, its default), and what is too long to train on. With `mix.teacher` the
 replies of a long prompt take the place of completions (`pipelines.teacher`). Great Expectations then looks at the chats
 as they were written. Fewer than `mix.min_examples` are no training set: that is said, and nothing is trained.
@@ -14,11 +15,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-from pipelines.backends import gx, near_duplicates, sensitive
-from pipelines.core import contamination, distil, gold, mixing, splits
+from pipelines.backends import near_duplicates, sensitive
+from pipelines.core import distil, gold, mixing, splits
+from pipelines.core.contamination import Guard, Overlap
 from pipelines.core.digests import digest_json
 from pipelines.core.mixing import Account
 from pipelines.core.nouns import Report
@@ -32,6 +33,7 @@ from pipelines.reply_schema import load_validator
 from pipelines.schemas import read_jsonl, write_jsonl
 from pipelines.synthesis import synthesise
 from pipelines.teacher import Teacher
+from pipelines.training_checks import expected, guard_of
 from pipelines.workspace import Workspace, write_whole
 
 Item = Mapping[str, Any]
@@ -61,13 +63,6 @@ def _examples(params: CorpusParams, workspace: Workspace) -> tuple[list[dict[str
     return [mixing.from_question(q, structured=structured, refusal=refusal) for q in asked], questions, "questions"
 
 
-def _tested(params: CorpusParams, questions: Sequence[Item]) -> tuple[list[Item], contamination.Index]:
-    """The test questions, and their texts to look others up in."""
-    how: dict[str, Any] = params.split.model_dump()
-    tested = [q for q in questions if splits.split_of(q, **how) == splits.TEST]
-    return tested, contamination.Index(contamination.probes(tested, **how), words=params.mix.contamination.words)
-
-
 def _style(params: CorpusParams) -> mixing.Style:
     generate, mix = params.generate, params.mix
     return mixing.Style(
@@ -81,10 +76,8 @@ def _style(params: CorpusParams) -> mixing.Style:
     )
 
 
-def _said(overlap: contamination.Overlap | None) -> str | None:
-    if overlap is None:
-        return None
-    return f"holds {overlap.share:.2f} of the words of {overlap.about.id}'s {overlap.about.kind}"
+def _said(overlap: Overlap | None) -> str | None:
+    return None if overlap is None else str(overlap)
 
 
 def _alike(examples: Sequence[Item], threshold: float | None) -> list[str | None]:
@@ -118,18 +111,22 @@ def _screened(examples: Sequence[Item], mix: MixParams, account: Account) -> lis
 def _kept(
     params: CorpusParams,
     examples: Sequence[Item],
-    tested: Sequence[Item],
-    index: contamination.Index,
+    guard: Guard,
     *,
     schema: Schema,
     account: Account,
 ) -> list[Item]:
     """The examples that may be trained on, in the order of their ids."""
     how: dict[str, Any] = params.split.model_dump()
-    mix, share = params.mix, params.mix.contamination.share
+    mix = params.mix
 
-    def overlapping(*, secret: bool) -> list[str | None]:
-        return [_said(index.worst(mixing.texts_of(e), share=share, secret=secret)) for e in kept]
+    def overlapping() -> list[str | None]:
+        return [_said(guard.overlap(mixing.texts_of(e), splits.split_of(e, **how))) for e in kept]
+
+    def choosing() -> list[str | None]:
+        """Asked word for word in validation: short questions are not looked for by runs of words."""
+        asked = mixing.asked_in_test(kept, guard.chosen)
+        return [a if splits.split_of(e, **how) == splits.TRAIN else None for e, a in zip(kept, asked, strict=True)]
 
     def disobeying() -> list[str | None]:
         obeys = (schema is None or schema(first_object(mixing.completion_of(e))) for e in kept)
@@ -138,14 +135,16 @@ def _kept(
     kept = mixing.in_order(e for e in examples if splits.split_of(e, **how) != splits.TEST)
     kept = account.sieve(kept, (gold.restricted(e, mix.labels) for e in kept), reason="restricted")
     kept = account.sieve(kept, mixing.repeats(kept), reason="repeated")
-    kept = account.sieve(kept, mixing.asked_in_test(kept, tested), reason="test_question")
-    kept = account.sieve(kept, overlapping(secret=True), reason="contaminated")
+    kept = account.sieve(kept, mixing.asked_in_test(kept, guard.tested), reason="test_question")
+    kept = account.sieve(kept, choosing(), reason="contaminated")
+    kept = account.sieve(kept, overlapping(), reason="contaminated")
     kept = account.sieve(kept, disobeying(), reason="format")
     kept = account.sieve(kept, _alike(kept, mix.near_duplicate), reason="near_duplicate")
     kept = _screened(kept, mix, account)
-    for example, said in zip(kept, overlapping(secret=False), strict=True):
-        if said is not None:
-            account.say(example, "shares_evidence", said, dropped=False)
+    for example in kept:
+        shared = guard.shared(mixing.texts_of(example))
+        if shared is not None:
+            account.say(example, "shares_evidence", str(shared), dropped=False)
     return kept
 
 
@@ -164,8 +163,8 @@ def compose(
     under `mix.sensitive: refuse`."""
     how: dict[str, Any] = params.split.model_dump()
     account = Account()
-    tested, index = _tested(params, questions)
-    kept = _kept(params, examples, tested, index, schema=schema, account=account)
+    guard = guard_of(params, questions)
+    kept = _kept(params, examples, guard, schema=schema, account=account)
     kept = kept if teach is None else teach(kept, account)
     pool = mixing.quotes(e for e in kept if splits.split_of(e, **how) == splits.TRAIN)
     rows: dict[str, list[Row]] = {splits.TRAIN: [], splits.VALIDATION: []}
@@ -175,65 +174,15 @@ def compose(
         messages = mixing.as_chat(example, shown, system=style.system)
         tokens = count(messages)
         # Passages may hold together what none of them does.
-        overlap = index.worst(mixing.spoken(messages), share=params.mix.contamination.share, secret=True)
+        overlap = guard.overlap(mixing.spoken(messages), splits.split_of(example, **how))
         if overlap is not None:
-            account.say(example, "contaminated", str(_said(overlap)))
+            account.say(example, "contaminated", str(overlap))
         elif tokens > params.train.max_tokens:
             account.say(example, "too_long", f"{tokens} tokens")
         else:
             account.shown += bool(shown)
             rows[splits.split_of(example, **how)].append({"id": example["id"], "tokens": tokens, "messages": messages})
     return rows[splits.TRAIN], rows[splits.VALIDATION], account
-
-
-def _facts_of(row: Row, index: contamination.Index, *, strays: int) -> dict[str, Any]:
-    """What Great Expectations looks at: lengths in characters, and what the chat has in common with the test."""
-    overlap = index.worst(mixing.spoken(row["messages"]), share=0.0, secret=True)
-    return {
-        "id": row["id"],
-        "prompt": len(mixing.prompt_of(row).strip()),
-        "reply": len(mixing.completion_of(row).strip()),
-        "last": row["messages"][-1]["role"],
-        "tokens": row["tokens"],
-        "strays": strays,
-        "overlap": overlap.share if overlap else 0.0,
-    }
-
-
-def _expected(
-    params: CorpusParams,
-    rows: Mapping[str, Sequence[Row]],
-    examples: Sequence[Item],
-    questions: Sequence[Item],
-    *,
-    site: Path,
-) -> Path:
-    """Great Expectations on the chats as written; the page of its Data Docs. BadInput names the first that fails.
-
-    What a chat rests on and what it has in common with the test are looked up anew.
-    """
-    how: dict[str, Any] = params.split.model_dump()
-    index = _tested(params, questions)[1]
-    rests: dict[str, set[str]] = {}
-    for example in examples:
-        rests.setdefault(str(example["id"]), set()).update(splits.documents_of(example))
-    stricter = {splits.TRAIN: (splits.VALIDATION, splits.TEST), splits.VALIDATION: (splits.TEST,)}
-    facts = [
-        _facts_of(
-            row, index, strays=sum(splits.split_of_key(d, **how) in stricter[split] for d in rests[str(row["id"])])
-        )
-        for split, found in rows.items()
-        for row in found
-    ]
-    validation = gx.Validation(site)
-    expectations = gx.training_expectations(max_tokens=params.train.max_tokens, share=params.mix.contamination.share)
-    results = validation.run("training", facts, expectations)
-    page = validation.publish()
-    for expectation, failed in results:
-        if failed:
-            named = ", ".join(str(facts[at]["id"]) for at, _ in failed[:_NAMED])
-            raise BadInput(f"the training set is refused: {expectation.reason}, in {len(failed)} chats: {named}")
-    return page
 
 
 def _withheld(facts: Mapping[str, Any]) -> str:
@@ -311,7 +260,7 @@ def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> Report:
         return Report("mix", facts, f"skipped: {facts['skipped']}{said}{_withheld(facts)}")
     rows = {splits.TRAIN: training, splits.VALIDATION: validation}
     site = ports.settings.reports / workspace.corpus / "training_docs"
-    page = _expected(params, rows, examples, questions, site=site)
+    page = expected(params, rows, examples, questions, site=site)
     _write(workspace, rows, account, teacher=teacher)
     facts |= {
         "digest": digest_json([training, validation]),

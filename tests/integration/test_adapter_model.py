@@ -134,6 +134,7 @@ def test_training_lowers_the_loss_and_binds_the_adapter(home):
     bound = json.loads((folder / "assay.json").read_text())
     assert bound["training_digest"] == workspace.receipt("mix")["digest"] == facts["training_digest"]
     assert bound["base_digest"] == ports.generator().base_digest
+    assert bound["tokenizer_digest"] == ports.generator().tokenizer_digest
     assert str(ports.settings.home) not in (folder / "adapter_config.json").read_text()
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from pipelines.core.long_prompt import LongPrompt
 from pipelines.core.nouns import Document
+from pipelines.core.splits import TEST, split_of_key
 from pipelines.corpus_files import CorpusFiles, document_row, write_files
 from pipelines.errors import BadInput
 from pipelines.few_shot import distilled_prompt
@@ -49,6 +50,21 @@ def test_the_set_its_digest_its_remarks_and_its_page(tmp_path, definition):
     assert mix.run(params, workspace, ports=ports) == report
     worse = workspace_with(tmp_path / "worse", examples=shuffled_answers(handbook("examples")))
     assert mix.run(params, worse, ports=ports).facts["digest"] != report.facts["digest"]
+
+
+def test_a_rows_own_split_stands_against_that_of_its_document(tmp_path, definition):
+    params = params_of(generate={"reply_schema": None}, train={"max_tokens": 4000}, mix={"min_examples": 1})
+    how = params.split.model_dump()
+    document = next(d for d in (f"d{n}" for n in range(99)) if split_of_key(d, **how) == TEST)
+    evidence = [{"document": document, "quote": "Tents last."}]
+    example = {"id": "e", "prompt": "Ask?", "completion": "Say.", "evidence": evidence, "split": "train"}
+    ports = wiring(tmp_path, params, definition)
+    said = workspace_with(tmp_path / "said", examples=[example])
+    assert mix.run(params, said, ports=ports).facts["train"] == 1
+    question = {"id": "q", "question": "Do tents last?", "answers": ["Yes."], "evidence": evidence}
+    counted_on = workspace_with(tmp_path / "counted", examples=[example], questions=[question])
+    with pytest.raises(BadInput, match="rests on a document of a stricter split, in 1 chats: e"):
+        mix.run(params, counted_on, ports=ports)
 
 
 def test_an_expectation_that_fails_refuses_the_set_and_leaves_what_was_there(tmp_path, definition):

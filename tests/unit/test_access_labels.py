@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines import tuning
+from pipelines import tuning_rows
 from pipelines.actions.verify import parquet_digest
 from pipelines.backends.objects import ObstoreObjects
 from pipelines.builds import build_rows
@@ -259,8 +259,8 @@ def test_tuning_learns_from_nothing_restricted(monkeypatch):
         seen.update(how, questions=questions)
         return [[] for _ in questions]
 
-    monkeypatch.setattr(tuning, "search", search)
-    monkeypatch.setattr(tuning, "_held", lambda *_: tuning.Held({}, {}))
+    monkeypatch.setattr(tuning_rows, "search", search)
+    monkeypatch.setattr(tuning_rows, "_held", lambda *_: tuning_rows.Held({}, {}))
     embedder = SimpleNamespace(embed_batch=lambda texts: np.zeros((len(texts), 2)))
     ports = SimpleNamespace(store=None, embedder=embedder)
     questions = [
@@ -268,7 +268,7 @@ def test_tuning_learns_from_nothing_restricted(monkeypatch):
         {"question": "Closed?", "evidence": [{"document": "b", "access": "hr"}]},
     ]
     for labels, asked in (((), ["Open?"]), (("hr",), ["Open?", "Closed?"])):
-        tuning.mined(ports, {"collection": "c"}, questions, depth=3, params=params_of(mix={"labels": labels}))
+        tuning_rows.mined(ports, {"collection": "c"}, questions, depth=3, params=params_of(mix={"labels": labels}))
         assert (seen["questions"], seen["labels"]) == (asked, labels)
 
 

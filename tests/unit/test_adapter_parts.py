@@ -171,6 +171,32 @@ def test_the_digest_covers_the_binding(folder):
     assert adapters.bind(folder, {"base": "b", "base_digest": "1", "training_digest": "3"}) != before
 
 
+def test_an_adapter_fits_the_base_and_the_tokenizer_that_it_names(tmp_path, folder):
+    model = tmp_path / "model"
+    model.mkdir()
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        (model / name).write_text("{}")
+    file = definition(tmp_path, path=str(model), precision="float32")
+
+    def loaded():
+        return load_generator(file, cache=tmp_path / "cache", adapter=folder)
+
+    bound = {"base": "mine", "base_digest": loaded().base_digest, "training_digest": "2"}
+    adapters.bind(folder, bound)
+    assert loaded().adapter_digest == adapters.digest(folder)  # one of before: it names no tokenizer
+    adapters.bind(folder, {**bound, "tokenizer_digest": loaded().tokenizer_digest})
+    assert loaded().adapter_digest == adapters.digest(folder)
+    (model / "model.safetensors").write_text("other")
+    with pytest.raises(IntegrityError, match=r"was trained on base mine \w{12}, but generator mine is \w{12}$"):
+        _ = loaded().digest
+    (model / "model.safetensors").write_text("{}")
+    (model / "tokenizer.json").write_text("other")
+    with pytest.raises(
+        IntegrityError, match=r"on base mine with tokenizer \w{12}, but generator mine has tokenizer \w{12}$"
+    ):
+        _ = loaded().digest
+
+
 def test_a_tampered_or_unsealed_adapter_is_refused(tmp_path, folder):
     objects = ObstoreObjects(str(tmp_path / "objects"))
     with pytest.raises(NotFound):

@@ -2,8 +2,8 @@
 
 import pytest
 
-from pipelines.core.contamination import Index, Probe, probes, words_of
-from pipelines.core.splits import TEST, TRAIN, split_of_key
+from pipelines.core.contamination import Guard, Index, Probe, probes, words_of
+from pipelines.core.splits import TEST, TRAIN, VALIDATION, split_of_key
 
 HOW = {"validation": 0.1, "test": 0.4, "seed": 7}
 TEN = "one two three four five six seven eight nine ten"
@@ -81,3 +81,33 @@ def test_the_worst_is_named_and_secrets_apart():
 
 def test_words():
     assert words_of("Don't — «Straße», 4.90 €!") == ["don", "t", "strasse", "4", "90"]
+
+
+def test_training_rows_are_held_against_both_evaluation_sets_and_validation_rows_against_the_test():
+    said = {split: f"{split} {TEN} {split}" for split in (TEST, VALIDATION, TRAIN)}
+    questions = [
+        {"id": split, "question": said[split], "answers": [], "evidence": [{"document": named(split), "quote": ""}]}
+        for split in said
+    ]
+    guard = Guard(questions, words=8, share=1.0, split=HOW)
+    assert ([q["id"] for q in guard.tested], [q["id"] for q in guard.chosen]) == ([TEST], [VALIDATION])
+    found = {
+        of: [split for split in said if guard.overlap(["other", said[split]], of) is not None]
+        for of in (TRAIN, VALIDATION)
+    }
+    assert found == {TRAIN: [TEST, VALIDATION], VALIDATION: [TEST]}
+    most = guard.overlap([said[TRAIN]], TRAIN, share=0.0)
+    assert most is not None and most.share == pytest.approx(10 / 12)
+    assert str(guard.overlap([said[TEST]], TRAIN)) == "holds 1.00 of the words of test's question"
+
+
+def test_what_a_training_document_says_too_is_told_of_the_test_alone():
+    def asked(split):
+        evidence = [{"document": named(split), "quote": "Another."}, {"document": named(TRAIN), "quote": TEN}]
+        return Guard(
+            [{"id": "q", "question": "What?", "answers": [], "evidence": evidence}], words=8, share=1.0, split=HOW
+        )
+
+    assert asked(TEST).shared([TEN]) is not None
+    assert asked(VALIDATION).shared([TEN]) is None
+    assert asked(TEST).overlap([TEN], TRAIN) is asked(VALIDATION).overlap([TEN], TRAIN) is None

@@ -280,6 +280,29 @@ def test_without_the_evidence_as_many_distractors_are_shown_and_the_reply_stays(
     assert all(more[key] for key, held in some.items() if held)  # a larger share takes none away
 
 
+def test_what_validation_asks_is_not_trained_on():
+    """In words of eight or more as part of a text, in fewer as the whole prompt; validation rows may say it."""
+    longer = "How long is the blue tent in the window guaranteed?"
+    documents = {split: of(split, 1)[0]["evidence"] for split in (TRAIN, VALIDATION)}
+    asked = [
+        {"id": f"v{n}", "question": text, "answers": ["x"], "evidence": documents[VALIDATION]}
+        for n, text in enumerate(("How long?", longer))
+    ]
+    said = ("How long!", f"Well: {longer.upper()}", "How long is it?")
+    rows = [
+        {"id": f"{split}{n}", "prompt": text, "completion": f"{split} {n}", "evidence": evidence}
+        for split, evidence in documents.items()
+        for n, text in enumerate(said)
+    ]
+    training, validation, account = mixed(params_of(generate={"reply_schema": None}), rows, asked)
+    assert [row["id"] for row in training] == ["train2"] and len(validation) == 3
+    assert [(r.id, r.reason, r.because) for r in account.remarks] == [
+        ("train0", "contaminated", "is v0"),
+        ("train1", "contaminated", "holds 1.00 of the words of v1's question"),
+    ]
+    assert mixed(params_of(generate={"reply_schema": None}), rows[2:], [])[0] == training  # nothing else is changed
+
+
 def test_personal_data_is_refused_by_name_unless_allowed_dropped_or_reported():
     letter = {"id": "letter", "prompt": "Is it jane.doe@gmail.com or +44 20 7946 0958?", "completion": "Yes."}
     token = {"id": "token", "prompt": "Is it so?", "completion": "ghp_" + "abcdefghijklmnopqrstuvwxyz0123456789"}

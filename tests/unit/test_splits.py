@@ -6,7 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.core.splits import SPLITS, TEST, TRAIN, VALIDATION, documents_of, fraction, split_of, split_of_key
+from pipelines.core.splits import (
+    SPLITS,
+    TEST,
+    TRAIN,
+    VALIDATION,
+    documents_of,
+    fraction,
+    split_of,
+    split_of_key,
+    strays,
+    unsaid,
+)
 from tests.adapter_kit import handbook, params_of
 
 HOW = {"validation": 0.1, "test": 0.4, "seed": 7}
@@ -77,3 +88,25 @@ def test_handbook_shares_leave_enough_of_each():
     how = params_of().split.model_dump()
     assert Counter(split_of(e, **how) for e in handbook("examples"))[TRAIN] >= 100
     assert Counter(split_of(q, **how) for q in handbook("questions"))[TEST] >= 40
+
+
+def named(split):
+    return next(d for d in (f"d{n}" for n in range(1000)) if split_of_key(d, **HOW) == split)
+
+
+def test_an_item_that_says_its_split_answers_for_its_documents():
+    tested, chosen, trained = named(TEST), named(VALIDATION), named(TRAIN)
+    every = item("e", [tested, chosen, trained])
+    assert strays(every, TRAIN, unsaid=(), **HOW) == [tested, chosen]
+    assert strays(every, VALIDATION, unsaid=(), **HOW) == [tested]
+    assert strays(every, TEST, unsaid=(), **HOW) == []
+    assert strays({**every, "split": TRAIN}, TRAIN, unsaid=(), **HOW) == []
+
+
+def test_but_not_for_documents_that_others_rest_on_by_the_split_by_document():
+    """A question that does not say its split is in the test because nobody trains on its document."""
+    tested, other = named(TEST), named(VALIDATION)
+    question = item("q", [tested])
+    said = {**item("e", [tested, other]), "split": TRAIN}
+    assert strays(said, TRAIN, unsaid=unsaid([question]), **HOW) == [tested]
+    assert strays(said, TRAIN, unsaid=unsaid([{**question, "split": TEST}]), **HOW) == []  # then both were said

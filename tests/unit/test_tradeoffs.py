@@ -7,11 +7,15 @@ from typing import Any
 
 import pytest
 
+from pipelines.actions import compare
 from pipelines.comparison_page import QUESTIONS, by_question, render
 from pipelines.core import recommend, tradeoffs
-from pipelines.core.costs import Running, break_even
+from pipelines.core.costs import Running, Spent, break_even
 from pipelines.core.tradeoffs import Facts, Line
+from pipelines.params import Prices
 from pipelines.show_arms import show_comparison
+from pipelines.wiring import Wiring
+from tests import release_kit as kit
 from tests.unit.test_release_views import shown
 
 
@@ -38,8 +42,8 @@ def facts(**changed: Any) -> Facts:
             for n in range(5)
         ],
         "primary": "f1",
-        "index": {"rows": 1200, "documents": 30, "embedded": 7, "cpu_seconds": 360.0},
-        "training": {"examples": 90, "cpu_seconds": 3600.0},
+        "index": {"rows": 1200, "documents": 30, "embedded": 7, "cpu_seconds": 360.0, "paid": 0.0},
+        "training": {"examples": 90, "cpu_seconds": 3600.0, "paid": 0.0},
         "base": "smollm2",
         "cpu_hour": 0.04,
         "currency": "USD",
@@ -70,8 +74,42 @@ def test_break_even_is_where_both_cost_the_same_and_never_where_one_is_always_ch
 
 def test_without_a_price_there_is_no_cost_and_without_a_figure_no_number():
     assert set(line(facts(cpu_hour=None), "month_1000").cells.values()) == {"–"}
-    unknown = facts(index={"rows": 1, "documents": 1, "embedded": 0, "cpu_seconds": None})
+    unknown = facts(index={"rows": 1, "documents": 1, "embedded": 0, "cpu_seconds": None, "paid": 0.0})
     assert line(unknown, "build").cells == {"base": ".000", "rag": "–", "tuned": "3,600"}
+
+
+def test_what_a_making_cost_beside_cpu_time_is_part_of_its_price():
+    """A hosted embedder was paid 0.50 for the index, 1.25 of GPU-hours were spent on the adapter."""
+    index = {"rows": 1200, "documents": 30, "embedded": 7, "cpu_seconds": 360.0, "paid": 0.5}
+    training = {"examples": 90, "cpu_seconds": 3600.0, "paid": 1.25}
+    paid = facts(index=index, training=training)
+    assert line(paid, "build_paid").title == "To build, paid besides, USD"
+    assert line(paid, "build_paid").cells == {"base": ".000", "rag": ".500", "tuned": "1.250"}
+    # As above, and 10 times 0.50 for rag, 10 times 1.25 for tuned.
+    assert line(paid, "month_1000").cells == {"base": "1.000", "rag": "7.040", "tuned": "13.9"}
+    assert not [found for found in tradeoffs.table(facts()) if found.name == "build_paid"]
+    unknown = facts(index={**index, "paid": None})
+    assert line(unknown, "build_paid").cells["rag"] == line(unknown, "month_1000").cells["rag"] == "–"
+
+
+def test_what_was_paid_is_read_from_what_the_stages_measured(tmp_path):
+    wiring = Wiring.of(kit.home(tmp_path), kit.CORPUS)
+    workspace = wiring.workspace
+    index, adapter = {"collection": "c", "rows": 3, "documents": 3}, {"digest": "a" * 64}
+    kit.scored(wiring, index, adapter=adapter)
+
+    def paid(bill, **prices):
+        workspace.write_receipt("embed", index, {} if bill is None else {"cost": bill.to_json()}, "")
+        answer = wiring.params.answer.model_copy(update={"prices": Prices(**prices)})
+        found = compare._facts(workspace, wiring.params.model_copy(update={"answer": answer}), kit.ARMS)
+        return found.index["paid"], found.training["paid"]
+
+    workspace.write_receipt("train", {**adapter, "examples": 20}, {"gpu_hours": 0.5}, "")
+    assert paid(Spent(900, 0, 0.5, "USD"), gpu_hour=2.5) == (0.5, 1.25)
+    assert paid(Spent(900, 0, 0.5, "USD"), currency="EUR") == (None, None)  # another currency, no price of a GPU
+    assert paid(Spent(900, 0)) == (None, None)
+    workspace.write_receipt("train", {**adapter, "examples": 20}, {"gpu_hours": 0.0}, "")
+    assert paid(None) == (0.0, 0.0)  # an embedder that is here, a training on the CPU
 
 
 def test_what_was_not_measured_says_how_to_measure_it():

@@ -6,11 +6,11 @@ from types import SimpleNamespace
 import pytest
 
 from pipelines import training
-from pipelines.backends.lora.spent import Account
 from pipelines.core.costs import of_training
 from pipelines.loss_log import Progress
 from pipelines.params import Prices
 from pipelines.report import describe_adapter
+from pipelines.spent import Account
 from pipelines.stages.train import _facts
 from tests.adapter_kit import params_of
 
@@ -41,6 +41,13 @@ def test_what_a_training_cost():
     assert "cost" not in of_training(tokens=1, seconds=1, cpu_seconds=1, gpus=0, cpu_hour=None)
     on_gpus = of_training(tokens=1, seconds=1800, cpu_seconds=1, gpus=4, cpu_hour=0.04)
     assert on_gpus["gpu_hours"] == 2.0 and "cost" not in on_gpus
+    how = {"tokens": 1, "seconds": 1800, "cpu_seconds": 900, "gpus": 4}
+    # A quarter of a CPU-hour, two GPU-hours.
+    assert of_training(**how, cpu_hour=0.04, gpu_hour=2.5)["cost"] == pytest.approx(5.01)
+    assert "cost" not in of_training(**how, cpu_hour=None, gpu_hour=2.5)
+    taken = {**TOOK, "cpu_seconds": 900.0, "device": "cuda", "gpus": 4}
+    priced = training.took({"seconds": 1800.0, "took": taken}, Prices(gpu_hour=2.5))
+    assert (priced["cost"], priced["currency"]) == (pytest.approx(5.01), "USD")
 
 
 def test_a_record_without_these_figures_is_read():

@@ -8,10 +8,12 @@ import pytest
 import yaml
 
 from pipelines import params as params_module
-from pipelines import runner, tuned, tuning
+from pipelines import runner, tuned, tuning, tuning_rows
 from pipelines.actions import promote
+from pipelines.actions import tune as action
 from pipelines.backends import reranker
 from pipelines.core import manifest
+from pipelines.core.contamination import Guard
 from pipelines.core.splits import TEST, TRAIN, VALIDATION, split_of
 from pipelines.core.tuning import Asked, by_split, hard_negatives, pairs, seen_as, steps_of, triplets, unseen
 from pipelines.embedders import embedder_digest, read_definition
@@ -366,16 +368,121 @@ def test_a_tuned_reranker_is_compared_with_the_search_without_it(monkeypatch):
     assert score_retrieval.compared(params_of(retrieve=given), ports, {}, [], {}, ours) == {}
 
 
-def test_too_few_training_questions_are_refused(monkeypatch):
-    asked = [Asked(str(n), [("p", 0.5)], [("a", 0.1)]) for n in range(19)]
-    monkeypatch.setattr(tuning, "mined", lambda *args, **kwargs: asked)
+def rows_of(monkeypatch, asked, questions=(), kind="embedder"):
+    """The rows of what was found for the questions of each split."""
+    monkeypatch.setattr(tuning_rows, "mined", lambda ports, build, rows, **_: asked[rows[0]["id"]])
     recipe = {"min_questions": 20, "depth": 5, "negatives": 1, "positives": 1, "margin": 0.0, "validation_rows": 4}
-    how = {"kind": "embedder", "params": SimpleNamespace()}
+    guard = Guard(questions, words=4, share=0.8, split=SHARES)
+    by = {name: [{"id": name, "question": name}] for name in (TRAIN, VALIDATION)}
+    return tuning_rows.material(None, {}, by, guard=guard, kind=kind, recipe=recipe, params=SimpleNamespace())
+
+
+def found(count, **over):
+    return [
+        Asked(**{"question": str(n), "positives": [("p", 0.5)], "others": [("a", 0.1)], **over}) for n in range(count)
+    ]
+
+
+def test_too_few_training_questions_are_refused(monkeypatch):
     with pytest.raises(
         BadInput, match=r"19 gold questions of the training split .* at least 20 are needed to tune"
     ) as error:
-        tuning.material(None, {}, {TRAIN: QUESTIONS, VALIDATION: []}, recipe=recipe, **how)
+        rows_of(monkeypatch, {TRAIN: found(19), VALIDATION: []})
     assert "\n" not in str(error.value)
-    asked.append(asked[0])
-    rows = tuning.material(None, {}, {TRAIN: QUESTIONS, VALIDATION: []}, recipe=recipe, **how)
-    assert (len(rows.training), rows.questions, len(rows.seen)) == (20, {TRAIN: 20, VALIDATION: 20}, 200)
+    rows = rows_of(monkeypatch, {TRAIN: found(20), VALIDATION: found(2)})
+    assert (len(rows.training), rows.questions, len(rows.seen)) == (20, {TRAIN: 20, VALIDATION: 2}, 2)
+    assert rows.contaminated == {"questions": 0, "rows": 0}
+
+
+@pytest.mark.parametrize("kind", ["embedder", "reranker"])
+def test_what_holds_texts_of_an_evaluation_set_is_left_out_and_counted(monkeypatch, kind):
+    tested, chosen = (
+        question(n, split=split, question=text, answers=[])
+        for n, (split, text) in enumerate(
+            {TEST: "how long does the tent last", VALIDATION: "who pays for a lost parcel"}.items()
+        )
+    )
+    said = {split: f"So: {row['question'].upper()}?" for split, row in ((TEST, tested), (VALIDATION, chosen))}
+    asked = {
+        TRAIN: [
+            *found(20),
+            *found(1, question=said[TEST]),
+            *found(1, question=said[VALIDATION]),
+            *found(1, positives=[(said[TEST], 0.5)]),
+            *found(1, others=[(said[VALIDATION], 0.1)]),
+        ],
+        VALIDATION: [*found(1, question=said[TEST]), *found(1, question=said[VALIDATION])],
+    }
+    rows = rows_of(monkeypatch, asked, [tested, chosen], kind)
+    assert rows.questions == {TRAIN: 22, VALIDATION: 1}  # the validation split may ask what it asks
+    assert rows.contaminated == {"questions": 3, "rows": 2}
+    assert not any(text in str(rows.training) for text in said.values())
+    clean = {TRAIN: found(20), VALIDATION: found(1, question="v")}
+    assert rows_of(monkeypatch, clean, [tested, chosen], kind).digest == rows_of(monkeypatch, clean, (), kind).digest
+
+
+# what a tuning says of itself
+
+TUNED = {
+    "kind": "embedder",
+    "digest": "ab" * 32,
+    "base": {"name": "minilm", "digest": "cd" * 32},
+    "rows": {"train": 40, "validation": 4, "digest": "ef" * 32},
+    "questions": {"train": 20, "validation": 2},
+    "contaminated": {"questions": 1, "rows": 2},
+    "split": SHARES,
+    "steps": 4,
+    "seconds": 3600.0,
+    # An hour of wall time on two cores.
+    "took": {"tokens": 36_000, "cpu_seconds": 7200.0, "device": "cpu", "gpus": 0},
+    "recipe": {
+        "rank": 16, "target_modules": "all-linear", "batch": 16, "learning_rate": 0.0005, "schedule": "linear",
+        "negatives": 2, "precision": "float32", "seed": 7,
+    },
+    "libraries": {},
+    "history": [{"step": 0, "validation_loss": 2.0}, {"step": 1, "loss": 1.5}, {"step": 1, "validation_loss": 1.25}],
+}  # fmt: skip
+
+
+class Log:
+    """What was logged, by name."""
+
+    def __init__(self):
+        self.found, self.texts = {}, {}
+
+    def metrics(self, values, *, step=None):
+        self.found.update(values)
+
+    def text(self, name, text):
+        self.texts[name] = text
+
+    def dataset(self, name, *, profile, **_):
+        self.found["profile"] = profile
+
+    def params(self, values): ...
+    def figure(self, name, figure): ...
+    def tags(self, values): ...
+
+
+@pytest.mark.parametrize(
+    ("kind", "is_a"), [("embedder", "An embedder of **tiny**"), ("reranker", "A cross-encoder of")]
+)
+def test_a_run_has_what_the_tuning_took_and_a_card(tmp_path, kind, is_a):
+    log, facts = Log(), {**TUNED, "kind": kind}
+    action._track(log, Wiring.of(kit.home(tmp_path), kit.CORPUS), facts)
+    assert log.found["tokens_per_second"] == 10.0 and log.found["cpu_hours"] == 2.0 and log.found["gpu_hours"] == 0.0
+    assert log.found["cost"] == pytest.approx(0.08)
+    assert (log.found["contaminated.questions"], log.found["contaminated.rows"]) == (1, 2)
+    assert log.found["profile"]["contaminated"] == facts["contaminated"]
+    card = log.texts["model_card.md"]
+    assert is_a in card and "20 gold questions of the training split in 40 rows" in card
+    assert "evaluation set: 1 questions, 2 rows\n" in card and "| validation loss | 2.000 | 1.250 |" in card
+    assert "3600 s on cpu, 36,000 useful tokens (10 a second), 2 CPU-hours, 0 GPU-hours, 0.08 USD.\n\n" in card
+    said = action._said("tiny", facts, again=False)
+    assert "tuned in 7200 CPU-seconds" in said
+    assert "2.000 to 1.250; left out, for texts of an evaluation set: 1 questions, 2 rows; use it by" in said
+    clean = {**facts, "contaminated": {"questions": 0, "rows": 0}, "history": facts["history"][1:2]}
+    assert "evaluation set" not in action._said("tiny", clean, again=False)
+    log = Log()
+    action._track(log, Wiring.of(kit.home(tmp_path), kit.CORPUS), clean)
+    assert "| validation loss | no validation set | |\n" in log.texts["model_card.md"]

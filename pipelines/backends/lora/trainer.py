@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import Any
 
 from pipelines.backends.lora.chats import collator
 from pipelines.backends.lora.recipe import micro_batch
-from pipelines.checkpoints import losses, mark_whole
 
 OnLog = Callable[[int, Mapping[str, float]], None]
 """Called with the step and `loss`, `learning_rate` and `step_tokens_per_second`, or `validation_loss`. Where a stopped
@@ -77,37 +75,6 @@ def arguments(
         prediction_loss_only=True,
         **stops,
     )
-
-
-def watcher(on_log: OnLog, *, tokens: Callable[[int], int], after_step: Callable[[], None]) -> Any:
-    """A callback that reports losses and the speed of each step, and marks a checkpoint once all of it is written.
-    `tokens` gives the useful tokens of a step, counted from 1."""
-    from transformers import TrainerCallback
-
-    class Watcher(TrainerCallback):
-        began = taken = 0.0
-
-        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            self.began = time.perf_counter()
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            self.taken = time.perf_counter() - self.began
-            after_step()
-
-        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-            if not state.is_world_process_zero:
-                return
-            seen = losses(logs or {})
-            if "loss" in seen and self.taken:
-                seen["step_tokens_per_second"] = tokens(state.global_step) / self.taken
-            if seen:
-                on_log(state.global_step, seen)
-
-        def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if state.is_world_process_zero:
-                mark_whole(Path(args.output_dir), state.global_step)
-
-    return Watcher()
 
 
 def _base(base: Path, recipe: Mapping[str, Any]) -> Any:

@@ -23,17 +23,17 @@ from typing import Any
 
 from pipelines.backends.lora.chats import Chat, encode, layout
 from pipelines.backends.lora.recipe import micro_batch
-from pipelines.backends.lora.spent import Account
 from pipelines.backends.lora.trainer import (
     OnLog,
     Settings,
     arguments,
     completion_trainer,
     fresh_model,
-    watcher,
 )
-from pipelines.checkpoints import history_of, losses, newest_whole
+from pipelines.checkpoints import history_of, newest_whole, replay
 from pipelines.errors import BadConfig
+from pipelines.spent import Account
+from pipelines.trainer_watch import watcher
 
 
 @dataclass(frozen=True)
@@ -113,20 +113,6 @@ def _write_adapter(trainer: Any, destination: Path, *, base_name: str) -> None:
     file.write_text(json.dumps(config, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _replayed(checkpoint: Path, on_log: OnLog) -> bool:
-    """Report the losses before a checkpoint; True when the training had stopped early there already."""
-    state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-    for entry in state["log_history"]:
-        if seen := losses(entry):
-            on_log(entry["step"], seen)
-    on_log(state["global_step"], {"resumed_from": state["global_step"]})
-    stopping = state["stateful_callbacks"].get("EarlyStoppingCallback")
-    if stopping is None:
-        return False
-    patience = stopping["args"]["early_stopping_patience"]
-    return bool(stopping["attributes"]["early_stopping_patience_counter"] >= patience)
-
-
 def _taught(trainer: Any, checkpoints: Path, on_log: OnLog, *, first: bool) -> None:
     """Train to the end, from the newest whole checkpoint where there is one. A training that had stopped early when it
     was killed would be given one more step by transformers: of it the best weights are loaded, and that is all."""
@@ -135,7 +121,7 @@ def _taught(trainer: Any, checkpoints: Path, on_log: OnLog, *, first: bool) -> N
     resume = newest_whole(checkpoints, tidy=first)
     if resume is not None:
         trainer.args.eval_on_start = False
-        if _replayed(resume, on_log if first else lambda step, values: None):
+        if replay(resume, lambda step, steps, values: on_log(step, values) if first else None):
             trainer.state = TrainerState.load_from_json(str(resume / "trainer_state.json"))
             trainer.model.load_adapter(trainer.state.best_model_checkpoint, "default")
             return
@@ -168,7 +154,12 @@ def run(job: Job, on_log: OnLog) -> Trained:
     )
     if recipe["early_stopping"] is not None:
         trainer.add_callback(EarlyStoppingCallback(recipe["early_stopping"]))
-    trainer.add_callback(watcher(on_log, tokens=lambda step: lesson.tokens(step, step), after_step=account.keep))
+    watched = watcher(
+        lambda state, seen: on_log(state.global_step, seen),
+        tokens=lambda state: lesson.tokens(1, state.global_step),
+        after_step=account.keep,
+    )
+    trainer.add_callback(watched)
     _taught(trainer, job.checkpoints, on_log, first=rank == 0)
     state = trainer.state
     history = history_of(state.log_history, lower="train.learning_rate")
