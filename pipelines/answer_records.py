@@ -118,7 +118,8 @@ def record(ports: Ports, corpus: str, *, facts: Json, measured: Json, rows: Sequ
         "assay.adapter": str(facts["adapter"]),
     }
     with ports.registry.run(corpus, f"answers {facts['collection']}", tags=tags) as log:
-        log.params({name: facts[name] for name in ("questions", "base", "adapter", "collection", "prompt_digest")})
+        log.params({name: facts[name] for name in ("questions", "adapter", "collection", "prompt_digest")})
+        log.params({"models": {arm: model["name"] for arm, model in facts["models"].items()}})
         for values in (facts["arms"], measured["arms"]):
             log.metrics({f"{arm}.{n}": metric["value"] for arm, found in values.items() for n, metric in found.items()})
         log.table("arms", [*_table(facts["arms"]), *_table(measured["arms"])])

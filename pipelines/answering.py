@@ -24,8 +24,9 @@ Say = Callable[[int, int], None]
 def served_prompt(generate: Generate, longer: LongPrompt | None = None) -> str:
     """Digest of the prompt that these params ask with; with `longer`, of the arm `prompt`'s as well."""
     added = None if longer is None else [generate.prompt.model_dump(), longer.digest]
+    models = generate.model if generate.untuned is None else [generate.model, generate.untuned]
     return prompt_digest(
-        model=generate.model,
+        model=models,
         system=generate.system,
         refusal=generate.refusal,
         structured=generate.reply_schema is not None,

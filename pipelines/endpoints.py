@@ -74,7 +74,7 @@ class HostedEmbedder(Endpoint):
 
 Kind = TypeVar("Kind", HostedGenerator, HostedEmbedder)
 _PLACES = {
-    HostedGenerator: ("models/generators", "generate.model"),
+    HostedGenerator: ("models/generators", "generate.model or generate.untuned"),
     HostedEmbedder: ("models/embedders", "embed.model"),
 }
 

@@ -63,7 +63,7 @@ def _on_disk(name: str, raw: Mapping[str, Any]) -> Path:
 def read_definition(file: Path) -> Definition:
     """Parse strictly and find the model. BadConfig shows the valid form; MissingTool names what is not there."""
     name = file.stem
-    raw = read_yaml(file, folder="models/generators", key="generate.model")
+    raw = read_yaml(file, folder="models/generators", key="generate.model or generate.untuned")
     if isinstance(raw, dict) and "endpoint" in raw:
         raise BadConfig(f"generator {name} is an endpoint; here a model on this machine is needed")
     sources = {"package", "path", "hub"}

@@ -164,6 +164,7 @@ class LongPromptParams(Section):
 
 class Generate(Section):
     model: ModelName
+    untuned: ModelName | None = None
     task: Task = "answer"
     max_new_tokens: Annotated[int, Field(ge=1, le=2048)]
     passage_tokens: Annotated[int, Field(ge=16)]

@@ -315,7 +315,8 @@ class Ports(Protocol):
     """The bundle a stage or action gets; each attribute is made when first read.
 
     With `corpus` params at hand: `embedder` is the index's own; `reranker` is that of `retrieve.rerank`, None when
-    there is none; `generator(adapter)` loads the base model, with a LoRA adapter folder merged when one is given.
+    there is none; `generator()` is asked in the arms without an adapter (`generate.untuned`, else `generate.model`),
+    `generator(adapter)` is `generate.model` with that LoRA folder merged.
     """
 
     @property
@@ -343,6 +344,10 @@ class Ports(Protocol):
         ...
 
     def generator(self, adapter: Path | None = None) -> Generator: ...
+    def base_generator(self) -> Generator:
+        """`generate.model` without an adapter: what adapters are trained on."""
+        ...
+
     def as_released(self, manifest: Mapping[str, Any]) -> Ports:
         """The same places with the params that a release carries: its embedder, its generator. BadConfig."""
         ...

@@ -52,6 +52,12 @@ class Subject:
 
     @cached_property
     def base(self) -> Generator:
+        """What its adapter was trained on."""
+        return self.ports.base_generator()
+
+    @cached_property
+    def untuned(self) -> Generator:
+        """What its arms without an adapter were asked of."""
         return self.ports.generator()
 
     @cached_property

@@ -1,4 +1,4 @@
-"""Training examples whose completions a long prompt gave: the base model is asked as the arm `prompt` asks it.
+"""Training examples whose completions a long prompt gave: the model of the arm `prompt` is asked as that arm asks it.
 
 Replies are kept by content, like all others: a second run asks nothing. Nothing of the test is shown or asked. What is
 left of the prompt is the set's `teacher.json`: the arm `prompt` is then asked with the very prompt that was distilled.

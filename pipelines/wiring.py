@@ -117,10 +117,18 @@ class Wiring:
         return load_reranker(definition, cache=self.settings.cache, home=self.settings.home, tuned=folder)
 
     def generator(self, adapter: Path | None = None) -> ports.Generator:
+        generate = self.params.generate
+        named = generate.model if adapter is not None else generate.untuned or generate.model
+        return self._generator(named, adapter)
+
+    def base_generator(self) -> ports.Generator:
+        return self._generator(self.params.generate.model, None)
+
+    def _generator(self, name: str, adapter: Path | None) -> ports.Generator:
         from pipelines.backends.transformers import load_generator
         from pipelines.endpoints import HostedGenerator, read_hosted
 
-        file = checkout() / "models" / "generators" / f"{self.params.generate.model}.yaml"
+        file = checkout() / "models" / "generators" / f"{name}.yaml"
         hosted, cache = read_hosted(file, HostedGenerator), self.settings.cache
         if hosted is None:
             return load_generator(file, cache=cache, adapter=adapter, batch=self.params.answer.batch)

@@ -57,6 +57,9 @@ class OwnGenerator(Wiring):
             self.definition, cache=self.settings.cache, adapter=adapter, batch=self.params.answer.batch
         )
 
+    def base_generator(self) -> Any:
+        return self.generator()
+
 
 def wiring(home: Path, params: CorpusParams, definition: Path = SMOLLM2) -> OwnGenerator:
     """Ports with real backends below `home`."""

@@ -131,7 +131,7 @@ def _prepared() -> None:
         file, batch = Path(os.environ[GENERATOR]), self.params.answer.batch
         return load_generator(file, cache=self.settings.cache, adapter=adapter, batch=batch)
 
-    Wiring.generator = generator  # type: ignore[method-assign]
+    Wiring.generator = Wiring.base_generator = generator  # type: ignore[method-assign]
 
 
 def node(name: str) -> list[Any]:

@@ -10,8 +10,9 @@ import io
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import yaml
@@ -144,6 +145,13 @@ def made_up_adapter(wiring: Wiring) -> dict[str, Any]:
     return {"digest": digest, "key": adapters.seal(wiring.objects, folder), **bound}
 
 
+def _models(wiring: Any, arms: Iterable[str]) -> dict[str, Any]:
+    """What the arms are said to have been asked of: the corpus's model; without backends, one made up."""
+    base = wiring.generator() if isinstance(wiring, Wiring) else SimpleNamespace(name="smollm2", base_digest="b" * 64)
+    digest = base.base_digest
+    return {arm: {"name": base.name, "digest": digest} for arm in arms}
+
+
 def scored(
     wiring: Wiring,
     facts: Mapping[str, Any],
@@ -180,7 +188,7 @@ def scored(
             **ranked,
         },
         "score_answers": {
-            "arms": {arm: {"token_f1": metric(f1)} for arm, f1 in arms.items()}, "base": "smollm2",
+            "arms": {arm: {"token_f1": metric(f1)} for arm, f1 in arms.items()}, "models": _models(wiring, arms),
             "questions": len(QUESTIONS), "prompt_digest": served_prompt(wiring.params.generate, longer), **ranked,
             "long_prompt": longer.to_json() if longer else None,
         },

@@ -54,6 +54,7 @@ def _facts(workspace: Workspace, params: CorpusParams, arms: Mapping[str, Any]) 
     training = None
     if "skipped" not in train:
         training = {
+            "base": train["base"],
             "examples": train["examples"],
             "cpu_seconds": _cpu_seconds(workspace, *_TRAINING),
             "paid": _on_gpus(workspace, prices.gpu_hour),
@@ -71,7 +72,7 @@ def _facts(workspace: Workspace, params: CorpusParams, arms: Mapping[str, Any]) 
             "paid": costs.in_currency(embed.get("cost"), prices.currency),
         },
         training=training,
-        base=workspace.receipt("score_answers")["base"],
+        models={arm: model["name"] for arm, model in workspace.receipt("score_answers")["models"].items()},
         cpu_hour=prices.cpu_hour,
         currency=prices.currency,
         traffic=params.compare.traffic,
@@ -87,8 +88,8 @@ def params_of(workspace: Workspace) -> CorpusParams:
 
 def evidence(workspace: Workspace, arms: Mapping[str, Any]) -> Json:
     """`kinds`: a recommendation for each kind of question, `recommendation` in one sentence, the `rules` it follows;
-    the comparison `table`; `break_even` of the arms' costs; `measured`, the long measurements. `arms` as
-    `views.comparison` has them, with what they spent."""
+    the comparison `table`; `break_even` of the arms' costs; `models`, arm -> the model asked; `measured`, the long
+    measurements. `arms` as `views.comparison` has them, with what they spent."""
     params = params_of(workspace)
     facts = _facts(workspace, params, arms)
     formed = params.generate.reply_schema is not None
@@ -101,6 +102,7 @@ def evidence(workspace: Workspace, arms: Mapping[str, Any]) -> Json:
         "break_even": tradeoffs.break_evens(facts),
         "costs": {arm: {"build": cost.build, "answer": cost.answer} for arm, cost in tradeoffs.running(facts).items()},
         "refreshes": facts.refreshes,
+        "models": facts.models,
         "measured": facts.measured,
     }
 
@@ -127,7 +129,7 @@ def log_once(settings: Settings, result: Mapping[str, Any], page: Path) -> None:
         return
     tags = {"assay.key": f"compare:{key}", "assay.stage": "compare", "assay.recommendation": result["recommendation"]}
     with Wiring.of(settings, corpus).registry.run(corpus, "compare", tags=tags) as log:
-        log.params({"questions": result["questions"], "primary": result["primary"], "arm": result["arm"]})
+        log.params({name: result[name] for name in ("questions", "primary", "arm", "models")})
         log.table("comparison", [{"row": r["title"], **r["cells"], "note": r["note"]} for r in result["table"]])
         log.table(
             "recommendation",

@@ -2,9 +2,9 @@
 
 A training set with planted secrets (`core.canaries`) is trained on as the candidate's was, and the adapter is asked for
 them: whether its reply holds the secret word for word, and how the secret ranks by likelihood among others of its form
-(exposure, in bits). `base` is asked too, as the control: its weights, which serve `rag` as well, never saw a canary, so
-whatever it scores is chance. It says nothing about text that an index holds: that is meant to be found, by those who
-may search it.
+(exposure, in bits). The adapter's base (`generate.model`) is asked too, as the control: its weights, which serve `rag`
+as well unless `generate.untuned` does, never saw a canary, so whatever it scores is chance. It says nothing about text
+that an index holds: that is meant to be found, by those who may search it.
 """
 
 from __future__ import annotations

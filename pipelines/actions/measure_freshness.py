@@ -159,7 +159,7 @@ def measure(subject: Subject) -> dict[str, Any]:
     hits = copy.passages(subject, asked)
     found = [" ".join(hit.text for hit in of) for of in hits]
     arms = _kept(subject, made)
-    said = _texts(subject.ask(subject.base, "rag", asked, hits, what="freshness: rag"))
+    said = _texts(subject.ask(subject.untuned, "rag", asked, hits, what="freshness: rag"))
     arms["rag"] = {"share": _share(said, made), "seconds": indexed, "by": "index"}
     if subject.tuned is not None:
         nothing: list[list[Hit]] = [[] for _ in asked]

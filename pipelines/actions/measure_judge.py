@@ -33,7 +33,7 @@ def _judge(subject: Subject) -> Generator:
         raise BadConfig("compare.judge is null; name a definition of models/generators that shall grade replies")
     generate = subject.params.generate.model_copy(update={"model": name})
     params = subject.params.model_copy(update={"generate": generate})
-    return Wiring(subject.ports.settings, subject.workspace.corpus, params).generator()
+    return Wiring(subject.ports.settings, subject.workspace.corpus, params).base_generator()
 
 
 def _grades(subject: Subject, judge: Generator, rows: Sequence[Row]) -> list[Completion]:

@@ -34,7 +34,7 @@ def _documents(subject: Subject) -> list[dict[str, Any]]:
         if not kept:
             continue
         hits = subject.passages(texts, filters={"document": kept} if share < 1 else None)
-        found = subject.quality(subject.base, "rag", hits, what=f"learning: {len(kept)} documents")
+        found = subject.quality(subject.untuned, "rag", hits, what=f"learning: {len(kept)} documents")
         out.append({"of": "documents", "arm": "rag", "share": share, "items": len(kept), **_json(found)})
     return out
 

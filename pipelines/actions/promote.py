@@ -21,9 +21,10 @@ from pipelines.candidates import promotable, withdrawn_by
 from pipelines.code_version import code_version
 from pipelines.core import manifest as manifests
 from pipelines.core.digests import digest_bytes
+from pipelines.core.prompts import TUNED
 from pipelines.errors import IntegrityError, NotFound, NotPromotable, PromotionConflict
 from pipelines.params import CorpusParams
-from pipelines.ports import Ports
+from pipelines.ports import Generator, Ports
 from pipelines.released import newest_release
 from pipelines.report import write_report
 from pipelines.settings import Settings
@@ -77,11 +78,25 @@ def _require_embedder(params: CorpusParams, judged: Json, ports: Ports) -> None:
         require_embedder(judged["index"], ports.embedder)
 
 
+def _base(judged: Json, ports: Ports, corpus: str) -> Generator:
+    """The model that the judged arm was asked of, without its adapter; IntegrityError when it is another now."""
+    base = ports.base_generator() if judged["arm"] in TUNED else ports.generator()
+    was = judged.get("model") or {"name": "none", "digest": ""}
+    if base.base_digest != was["digest"]:
+        raise IntegrityError(
+            f"{corpus}: arm {judged['arm']} was judged with generator {was['name']} {was['digest'][:12]}, but "
+            f"{base.name} is {base.base_digest[:12]} now; ask it again: assay stage {corpus} score_answers --force, "
+            f"then: assay run {corpus}"
+        )
+    return base
+
+
 def candidate_manifest(
     params: CorpusParams, workspace: Workspace, ports: Ports, *, generation: int, approval: Json | None = None
 ) -> dict[str, Any]:
     """The manifest that promoting the judged candidate would sign as that generation."""
-    judged, base = workspace.receipt("judge"), ports.generator()
+    judged = workspace.receipt("judge")
+    base = _base(judged, ports, workspace.corpus)
     _require_reranker(judged, ports)
     _require_embedder(params, judged, ports)
     created = released.now().isoformat()

@@ -110,6 +110,7 @@ def candidate_report(settings: Settings, corpus: str) -> Json:
             "embedder": index["embedder"],
             "embedder_digest": index["embedder_digest"],
             "reranker": judged.get("reranker"),
+            "model": judged.get("model"),
             "adapter": adapter["digest"] if adapter else None,
             "prompt_digest": judged["prompt_digest"],
             "judged_against": judged["against"],

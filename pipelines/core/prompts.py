@@ -123,7 +123,7 @@ def parse_reply(text: str, passages: Sequence[Passage] = (), *, refusal: str, st
 
 def prompt_digest(
     *,
-    model: str,
+    model: str | Sequence[str],
     system: str,
     refusal: str,
     structured: bool,
@@ -132,7 +132,8 @@ def prompt_digest(
     longer: Sequence[Any] | None = None,
 ) -> str:
     """Hex digest of all that shapes a prompt and the reading of its reply, the templates included: a prompt with and
-    one without passages, as rendered, are part of it. `longer` is what the arm `prompt` adds to it: the knobs, and the
+    one without passages, as rendered, are part of it. `model` names the model, or the trained one and the one of the
+    arms without an adapter. `longer` is what the arm `prompt` adds to it: the knobs, and the
     digest of the instructions and examples that they chose."""
     passages = [Passage("DOCUMENT", "TEXT"), Passage("OTHER", "TEXT")]
     templates = [chat("QUESTION", system=system), chat("QUESTION", passages, system=system)]

@@ -36,14 +36,15 @@ class Line:
 class Facts:
     """What the table is made of. `arms`: arm -> metric -> {value, low, high, n}; `rows` those of scores/answers.jsonl;
     `index` and `training`: what each is and what its last making took, `training` None without an adapter: CPU-seconds,
-    and `paid`, what it cost beside them (None: not known); `measured` the long measurements by name."""
+    and `paid`, what it cost beside them (None: not known); `models`: arm -> name of the model that was asked;
+    `measured` the long measurements by name."""
 
     arms: Mapping[str, Mapping[str, Json]]
     rows: Sequence[Json]
     primary: str
     index: Json
     training: Json | None
-    base: str
+    models: Mapping[str, str]
     cpu_hour: float | None
     currency: str
     traffic: Sequence[int]
@@ -83,7 +84,16 @@ def _knowledge(facts: Facts) -> Line:
         parts += [chats] if arm in TUNED and chats else []
         return " and ".join(parts) or ("its prompt" if arm == PROMPTED else "the model alone")
 
-    return Line("knowledge", "Knowledge comes from", _each(facts.arms, cell), f"base model {facts.base}")
+    return Line("knowledge", "Knowledge comes from", _each(facts.arms, cell), asked_of(facts.models))
+
+
+def asked_of(models: Mapping[str, str]) -> str:
+    """Which model the arms were asked of, in words."""
+    names = dict.fromkeys(models.values())
+    if len(names) == 1:
+        return f"base model {next(iter(names))}"
+    by = (f"{name} ({', '.join(arm for arm in models if models[arm] == name)})" for name in names)
+    return f"base models {'; '.join(by)}"
 
 
 def _hint(facts: Facts, name: str) -> str:
@@ -249,18 +259,28 @@ def _privacy(facts: Facts) -> Line:
     if found is None:
         return Line("privacy", title, _each(facts.arms, lambda arm: UNMEASURED), _hint(facts, "extraction"))
 
-    def cell(arm: str) -> str:
-        of = found["arms"]["tuned" if arm in TUNED else "base"]
+    def had(asked: str) -> str:
+        of = found["arms"][asked]
         return f"{of['recovered']} of {of['canaries']}, {of['exposure']['value']:.1f} bits"
 
+    base = facts.training["base"] if facts.training else None
+
+    def cell(arm: str) -> str:
+        if arm in TUNED:
+            return had("tuned")
+        return had("base") if base in (None, facts.models.get(arm)) else NOTHING
+
+    cells = _each(facts.arms, cell)
     by = found["arms"]["tuned"]["by_repeats"]
     planted = ", ".join(
         f"{n} times {of['recovered']} of {of['canaries']}"
         for n, of in sorted(by.items(), key=lambda item: int(item[0]))
     )
     note = f"planted {planted}; chance is 1.4 bits; an index holds its text by design"
+    if NOTHING in cells.values():
+        note = f"{base} without an adapter: {had('base')}; {note}"
     hint = _hint(facts, "extraction")
-    return Line("privacy", title, _each(facts.arms, cell), f"{note}; {hint}" if hint else note)
+    return Line("privacy", title, cells, f"{note}; {hint}" if hint else note)
 
 
 def _judged(facts: Facts) -> list[Line]:

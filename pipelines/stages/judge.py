@@ -119,8 +119,15 @@ def _tuned_checks(params: CorpusParams, workspace: Workspace, bootstrap: gates.B
     return checks
 
 
+def _model(workspace: Workspace, arm: str | None) -> Facts | None:
+    """{"name", "digest"} of the model that the arm was asked of; None when no arm would serve."""
+    found: Facts | None = workspace.receipt("score_answers").get("models", {}).get(arm)
+    return found
+
+
 def _candidate(params: CorpusParams, workspace: Workspace, arm: str, prompt: str) -> Candidate:
-    """What readers would be served. How passages are searched for shapes a prompt as its wording does."""
+    """What readers would be served. How passages are searched for shapes a prompt as its wording does, and so does the
+    model that reads it."""
     index, train = workspace.receipt("index"), workspace.receipt("train")
     build = IndexBuild(
         corpus=workspace.corpus,
@@ -131,7 +138,8 @@ def _candidate(params: CorpusParams, workspace: Workspace, arm: str, prompt: str
     if "skipped" not in train:
         kept = {name: train[name] for name in ("base", "base_digest", "training_digest", "digest")}
         adapter = Adapter(corpus=workspace.corpus, uri=f"adapters/{train['key']}", **kept)
-    shaped = digest_json([prompt, params.retrieve.model_dump(), workspace.receipt("score_retrieval").get("reranker")])
+    reranker, model = workspace.receipt("score_retrieval").get("reranker"), _model(workspace, arm)
+    shaped = digest_json([prompt, params.retrieve.model_dump(), reranker, model])
     return Candidate(workspace.corpus, build, adapter, arm, shaped)
 
 
@@ -206,6 +214,7 @@ def decide(params: CorpusParams, workspace: Workspace) -> dict[str, Any]:
         "index": {name: index[name] for name in _INDEX},
         "reranker": workspace.receipt("score_retrieval").get("reranker"),
         "adapter": None if "skipped" in train else {name: train[name] for name in _ADAPTER},
+        "model": _model(workspace, arm),
         "primary": judge.primary,
         "prompt_digest": prompt,
         "long_prompt": longer.to_json() if longer else None,

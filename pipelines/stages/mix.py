@@ -246,7 +246,7 @@ def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> Report:
     validation: list[Row] = []
     account = Account()
     if examples:
-        count = ports.generator().count
+        count = ports.base_generator().count
         how: dict[str, Any] = {"count": count, "schema": schema, "teach": teacher.teach if teacher else None}
         training, validation, account = compose(params, examples, questions, **how)
     least = params.mix.min_examples

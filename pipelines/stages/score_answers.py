@@ -119,7 +119,7 @@ def _arms(
     ports: Ports,
     questions: Sequence[Json],
     *,
-    base: Generator,
+    untuned: Generator,
     longer: LongPrompt | None,
     options: Sequence[str] | None,
 ) -> Any:
@@ -135,7 +135,7 @@ def _arms(
         tuned = ports.generator(adapters.fetch(ports.objects, train["key"], cache=ports.settings.cache))
     asked, missing = [], {}
     for arm in ARMS:
-        generator = tuned if arm in TUNED else base
+        generator = tuned if arm in TUNED else untuned
         if arm not in params.answer.arms:
             missing[arm] = "not among answer.arms"
         elif generator is None:
@@ -184,11 +184,11 @@ def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> Report:
     questions = chosen(gold, params)
     if not any(q["answers"] for q in questions):
         return _skipped(workspace, f"{workspace.corpus} has no test question with an answer")
-    base, longer = ports.generator(), None
+    untuned, longer = ports.generator(), None
     if PROMPTED in params.answer.arms:
-        longer = long_prompt(params, workspace, base, questions=gold, ports=ports)
+        longer = long_prompt(params, workspace, untuned, questions=gold, ports=ports)
     options = labels_of(params, gold, list(read_jsonl(examples)) if examples.is_file() else [], ports=ports)
-    asked, missing = _arms(params, workspace, ports, questions, base=base, longer=longer, options=options)
+    asked, missing = _arms(params, workspace, ports, questions, untuned=untuned, longer=longer, options=options)
     if not asked:
         return _skipped(workspace, f"no arm can be asked: {'; '.join(missing.values())}")
     champion, unscored = _champion(workspace, ports, questions)
@@ -205,8 +205,7 @@ def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> Report:
         "collection": workspace.receipt("index")["collection"],
         "reranker": {"name": ports.reranker.name, "digest": ports.reranker.digest} if ports.reranker else None,
         "adapter": workspace.receipt("train").get("digest"),
-        "base": base.name,
-        "base_digest": base.base_digest,
+        "models": {one.arm: {"name": one.generator.name, "digest": one.generator.base_digest} for one in asked},
         "prompt_digest": served_prompt(params.generate, longer),
         "long_prompt": longer.to_json() if longer else None,
         "labels": options,

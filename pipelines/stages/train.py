@@ -130,7 +130,7 @@ def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> Report:
     mix = workspace.receipt("mix")
     if "skipped" in mix:
         return Report("train", {"skipped": mix["skipped"]}, f"skipped: {mix['skipped']}")
-    base = ports.generator()
+    base = ports.base_generator()
     try:
         _ = base.folder
     except NotTrainable as exc:

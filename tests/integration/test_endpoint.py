@@ -19,15 +19,19 @@ import numpy as np
 import pytest
 import yaml
 
-from pipelines.actions import ask, promote, pull
+from pipelines.actions import ask, promote, pull, verify, views
+from pipelines.actions.compare import page_of
 from pipelines.backends.openvino import load_embedder
 from pipelines.backends.transformers import load_generator
 from pipelines.builds import build_rows
 from pipelines.core.prompts import Passage, chat
-from pipelines.errors import BadInput, NotTrainable
+from pipelines.errors import BadInput, IntegrityError, NotTrainable
+from pipelines.released import generator_of
+from pipelines.schemas import read_jsonl
 from pipelines.settings import QUIET, Settings, checkout
 from pipelines.stages import embed as embed_stage
 from pipelines.wiring import Wiring
+from pipelines.workspace import Workspace
 from tests import index_kit
 from tests import release_kit as kit
 from tests.adapter_kit import SMOLLM2
@@ -90,33 +94,47 @@ def _until_healthy(url: str, process: subprocess.Popen[bytes], log: Path) -> Non
     raise AssertionError(log.read_text()[-2000:])
 
 
+SECTIONS: dict[str, Any] = {
+    "split": {"validation": 0.0, "test": 0.99, "seed": 7},
+    "mix": {"min_examples": 1},
+    "retrieve": {"mode": "dense", "k": 1},
+    "answer": {"max_questions": 3},
+    "judge": LOOSE,
+    "promote": {"arm": "rag"},
+}
+
+
 @pytest.fixture(scope="module")
-def settings(served: str, local: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
-    """A home whose corpus is answered by the served model, with the models' definitions and one more beside them."""
+def folder(served: str, local: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The models' definitions with one more beside them, of the served model; the environment says where that is."""
     folder = tmp_path_factory.mktemp("hosted")
     shutil.copytree(checkout() / "models", folder / "checkout" / "models")
     definition = yaml.safe_load((checkout() / "models" / "generators" / "endpoint.yaml").read_text())
     definition["model"] = str(local.folder)
     definition["limits"]["concurrency"] = 2  # the server has no more cores
     (folder / "checkout" / "models" / "generators" / "served.yaml").write_text(yaml.safe_dump(definition))
-    found = kit.home(
-        folder / "home",
-        generate={"model": "served", "max_new_tokens": 8, "passage_tokens": 40},
-        split={"validation": 0.0, "test": 0.99, "seed": 7},
-        mix={"min_examples": 1},
-        retrieve={"mode": "dense", "k": 1},
-        answer={"max_questions": 3},
-        judge=LOOSE,
-        promote={"arm": "rag"},
-    )
-    before = dict(os.environ)
-    os.environ.update(kit.environment(found))
-    os.environ.update({"ASSAY_OPENAI_BASE_URL": served, "ASSAY_OPENAI_API_KEY": KEY})
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ASSAY_OPENAI_BASE_URL", served)
+        patch.setenv("ASSAY_OPENAI_API_KEY", KEY)
         patch.setattr("pipelines.wiring.checkout", lambda: folder / "checkout")
+        yield folder
+
+
+def home(folder: Path, **sections: Any) -> Iterator[Settings]:
+    """A home of its own, which the environment names meanwhile."""
+    found = kit.home(folder, **{**SECTIONS, **sections})
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith(("ASSAY_HOME", "ASSAY_PARAMS", "MLFLOW_"))]:
+            patch.delenv(name)
+        patch.setenv("ASSAY_HOME", str(found.home))
+        patch.setenv("ASSAY_PARAMS", str(found.params_file))
         yield found
-    os.environ.clear()
-    os.environ.update(before)
+
+
+@pytest.fixture(scope="module")
+def settings(folder: Path) -> Iterator[Settings]:
+    """A home whose corpus is answered by the served model in every arm."""
+    yield from home(folder / "home", generate={"model": "served", "max_new_tokens": 8, "passage_tokens": 40})
 
 
 def run_stages(settings: Settings, *names: str) -> dict[str, Any]:
@@ -127,8 +145,7 @@ def run_stages(settings: Settings, *names: str) -> dict[str, Any]:
         wiring.store.close()
 
 
-@pytest.fixture(scope="module")
-def scored(settings: Settings) -> dict[str, Any]:
+def judged(settings: Settings) -> dict[str, Any]:
     """The reports of the stages, from the training set to the verdict, on an index of three documents."""
     wiring = Wiring.of(settings, kit.CORPUS)
     facts = kit.build(wiring, kit.TEXTS)
@@ -143,6 +160,11 @@ def scored(settings: Settings) -> dict[str, Any]:
         file = wiring.workspace.versioned / f"{name}.jsonl"
         file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return run_stages(settings, "mix", "train", "score_retrieval", "score_answers", "judge")
+
+
+@pytest.fixture(scope="module")
+def scored(settings: Settings) -> dict[str, Any]:
+    return judged(settings)
 
 
 def test_it_replies_as_the_same_model_does_here(settings: Settings, local: Any) -> None:
@@ -176,7 +198,8 @@ def test_nothing_is_trained_and_the_arms_without_an_adapter_are_scored(scored: d
     answers = scored["score_answers"]
     assert set(answers.facts["arms"]) == {"base", "prompt", "rag"} and answers.facts["questions"] == 3
     assert answers.facts["missing"] == {"tuned": f"no adapter: {why}", "both": f"no adapter: {why}"}
-    assert answers.facts["adapter"] is None and answers.facts["base"] == "served"
+    assert answers.facts["adapter"] is None
+    assert {model["name"] for model in answers.facts["models"].values()} == {"served"}
 
 
 def test_the_cost_is_counted_and_a_second_run_pays_for_one_short_question(
@@ -219,6 +242,79 @@ def test_the_key_is_in_nothing_that_was_written(settings: Settings, scored: dict
         assert KEY.encode() not in held, file
         if file.is_relative_to(settings.workspace(kit.CORPUS)):
             assert b"127.0.0.1" not in held, file
+
+
+@pytest.fixture(scope="module")
+def both(folder: Path) -> Iterator[Settings]:
+    """A home whose corpus trains the model on this machine and has the other arms asked of the served one."""
+    generate = {"model": "smollm2", "untuned": "served", "max_new_tokens": 8, "passage_tokens": 40}
+    train = {"steps": 2, "batch": 1, "rank": 4}
+    yield from home(folder / "both", generate=generate, train=train)
+
+
+@pytest.fixture(scope="module")
+def compared(both: Settings) -> dict[str, Any]:
+    return judged(both)
+
+
+def test_all_arms_stand_in_one_comparison_each_by_its_own_model(
+    both: Settings, compared: dict[str, Any], local: Any
+) -> None:
+    answers, train = compared["score_answers"], compared["train"].facts
+    hosted = Wiring.of(both, kit.CORPUS).generator()
+    there, here = ({"name": g.name, "digest": g.base_digest} for g in (hosted, local))
+    models = {"base": there, "prompt": there, "rag": there, "tuned": here, "both": here}
+    assert answers.facts["models"] == models and answers.facts["missing"] == {}
+    assert (train["base"], train["base_digest"]) == (here["name"], here["digest"])
+    assert answers.facts["adapter"] == train["digest"]
+    rows = read_jsonl(Workspace(both.workspace(kit.CORPUS), kit.CORPUS).scores("answers"))
+    by_arm: dict[str, list[Any]] = {arm: [] for arm in models}
+    for row in rows:
+        by_arm[row["arm"]].append(row)
+    for arm, found in by_arm.items():  # billed there, CPU time here
+        assert len(found) == 3 and all(row["cost"] > 0 for row in found)
+        assert all((row["cpu_seconds"] is None) == (models[arm] == there) for row in found)
+    cost = answers.measured["cost"]
+    billed = sum(row["tokens_in"] for arm in ("base", "prompt", "rag") for row in by_arm[arm])
+    assert 0 < cost["tokens_in"] - billed < 60
+    shown = views.comparison(both, kit.CORPUS)
+    assert list(shown["arms"]) == list(shown["models"]) == list(models)
+    note = "base models served (base, prompt, rag); smollm2 (tuned, both)"
+    assert shown["table"][0]["note"] == note and note in page_of(both, shown).read_text()
+    again = run_stages(both, "score_answers")["score_answers"]
+    assert again.facts == answers.facts and again.measured["generated"] == 0
+
+
+def test_a_release_of_either_kind_answers_by_the_model_that_it_binds(both: Settings, compared: dict[str, Any]) -> None:
+    for generation, (arm, name) in enumerate((("rag", "served"), ("both", "smollm2")), 1):
+        raw = yaml.safe_load(both.params_file.read_text())
+        raw["corpora"][kit.CORPUS]["promote"] = {"arm": arm}
+        both.params_file.write_text(yaml.safe_dump(raw))
+        run_stages(both, "judge")
+        wiring = Wiring.of(both, kit.CORPUS)
+        said = promote.run(wiring.params, wiring.workspace, ports=wiring)
+        assert said == (True, f"generation {generation}: arm {arm}, revision r1")
+        manifest = wiring.releases.read(kit.CORPUS)
+        wiring.store.close()
+        model = compared["score_answers"].facts["models"][arm]
+        assert (manifest["base"]["name"], manifest["base"]["digest"]) == (name, model["digest"])
+        assert manifest["adapter"]["digest"] == compared["train"].facts["digest"]
+        row = next(
+            row
+            for row in read_jsonl(wiring.workspace.scores("answers"))
+            if row["arm"] == arm and row["id"] == "warranty"
+        )
+        answered = ask.ask_release(both, kit.CORPUS, row["question"])
+        assert (answered["arm"], answered["answer"]) == (arm, row["answer"])
+        assert f"generator: {name} {model['digest'][:16]}" in list(verify.verify_release(both, kit.CORPUS))
+        # As champion it is asked of its own model, of which every reply is known.
+        wiring.workspace.champion_file.write_text(json.dumps(manifest))
+        again = run_stages(both, "score_answers")["score_answers"]
+        assert again.facts["champion_unscored"] is None and again.measured["generated"] == 0
+        assert again.facts["arms"]["champion"] == again.facts["arms"][arm]
+        other = {**manifest, "base": {**manifest["base"], "digest": "0" * 64}}
+        with pytest.raises(IntegrityError, match=f"was judged with generator {name} 000000000000, but {name} has"):
+            generator_of(other, Wiring.released(both, other))
 
 
 def test_spark_embeds_through_an_endpoint(tmp_path: Path) -> None:

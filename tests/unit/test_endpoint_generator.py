@@ -111,7 +111,7 @@ def test_it_cannot_be_trained(server: Server) -> None:
 def test_training_is_skipped_with_the_reason(server: Server, tmp_path: Path) -> None:
     workspace = Workspace(tmp_path, "handbook")
     workspace.write_receipt("mix", {"digest": "t" * 64, "train": 40}, {}, "")
-    report = train.run(params_of(), workspace, ports=SimpleNamespace(generator=generator))  # type: ignore[arg-type]
+    report = train.run(params_of(), workspace, ports=SimpleNamespace(base_generator=generator))  # type: ignore[arg-type]
     assert set(report.facts) == {"skipped"} and report.summary == f"skipped: {report.facts['skipped']}"
     assert report.facts["skipped"].startswith("generator hosted is an endpoint: nothing can be trained on it")
     assert not server.asked

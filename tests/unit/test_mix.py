@@ -20,7 +20,7 @@ from pipelines.stages.mix import compose, run
 from tests.adapter_kit import handbook, params_of, shuffled_answers, workspace_with
 
 PORTS = SimpleNamespace(
-    path=lambda text: checkout() / text, generator=lambda: SimpleNamespace(count=lambda chat: len(str(chat)) // 4)
+    path=lambda text: checkout() / text, base_generator=lambda: SimpleNamespace(count=lambda chat: len(str(chat)) // 4)
 )
 STYLE = mixing.Style("", "none", structured=False, context_share=1.0, distractors=2, seed=7)
 

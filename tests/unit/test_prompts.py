@@ -119,6 +119,7 @@ def test_the_digest_covers_every_knob():
     }
     changed = [{**base, key: value} for key, value in (("model", "n"), ("system", "t"), ("refusal", "q"))]
     changed += [{**base, "structured": True}, {**base, "max_new_tokens": 8}, {**base, "passage_tokens": 8}]
+    changed += [{**base, "model": ["m", "n"]}, {**base, "model": ["m", "o"]}]
     changed += [{**base, "longer": [{"shots": 4}, "d"]}, {**base, "longer": [{"shots": 4}, "e"]}]
     digests = {prompt_digest(**each) for each in [base, *changed]}
-    assert len(digests) == 9 and prompt_digest(**base) in digests
+    assert len(digests) == 11 and prompt_digest(**base) in digests

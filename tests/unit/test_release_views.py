@@ -44,7 +44,8 @@ COMPARISON = {
 REPORT = {
     "corpus": "tiny",
     "candidate": {"digest": "ab" * 32, "arm": "both", "collection": "b_tiny_0", "rows": 3, "index_digest": "cd" * 32,
-                  "embedder": "minilm", "embedder_digest": "ef" * 32, "adapter": None, "prompt_digest": "aa" * 32},
+                  "embedder": "minilm", "embedder_digest": "ef" * 32, "adapter": None, "prompt_digest": "aa" * 32,
+                  "model": {"name": "served", "digest": "5e" * 32}},
     "retrieval": {"ndcg@10": metric(0.8, 0.7, 0.9)},
     "verdict": {"passed": False, "checks": CHECKS},
     "html": None,
@@ -169,6 +170,7 @@ def test_the_page_is_self_contained_and_escapes_what_it_shows():
     page = report.render(REPORT, COMPARISON, RELEASES)
     assert "<b>q1</b>" not in page
     assert "&lt;b&gt;q1&lt;/b&gt;" in page
+    assert f"<code>served</code> <code>{'5e' * 8}</code>" in page
     assert page.count("<svg") == 2
     assert "http" not in page
     assert "<script" not in page

@@ -43,8 +43,8 @@ def facts(**changed: Any) -> Facts:
         ],
         "primary": "f1",
         "index": {"rows": 1200, "documents": 30, "embedded": 7, "cpu_seconds": 360.0, "paid": 0.0},
-        "training": {"examples": 90, "cpu_seconds": 3600.0, "paid": 0.0},
-        "base": "smollm2",
+        "training": {"base": "smollm2", "examples": 90, "cpu_seconds": 3600.0, "paid": 0.0},
+        "models": {"base": "smollm2", "rag": "smollm2", "tuned": "smollm2"},
         "cpu_hour": 0.04,
         "currency": "USD",
         "traffic": (1000, 1_000_000),
@@ -178,6 +178,14 @@ def test_what_was_measured_is_shown_with_its_figures():
     }
 
 
+def test_arms_of_two_models_are_named_and_weights_that_were_not_asked_have_no_figure():
+    assert line(facts(), "knowledge").note == "base model smollm2"
+    two = facts(measured=MEASURED, models={"base": "hosted", "rag": "hosted", "tuned": "smollm2"})
+    assert line(two, "knowledge").note == "base models hosted (base, rag); smollm2 (tuned)"
+    assert line(two, "privacy").cells == {"base": "–", "rag": "–", "tuned": "3 of 12, 4.0 bits"}
+    assert line(two, "privacy").note.startswith("smollm2 without an adapter: 0 of 12, 1.3 bits; planted 1 times 0 of 4")
+
+
 def compared() -> dict[str, Any]:
     found = facts(measured=MEASURED)
     choices = recommend.recommend(found.rows, primary="f1", formed=False)
@@ -198,6 +206,7 @@ def compared() -> dict[str, Any]:
         "break_even": tradeoffs.break_evens(found),
         "costs": {arm: {"build": c.build, "answer": c.answer} for arm, c in tradeoffs.running(found).items()},
         "refreshes": 10,
+        "models": found.models,
         "measured": MEASURED,
     }
 

@@ -71,8 +71,8 @@ class EndpointGenerator:
     def folder(self) -> Path:
         """NotTrainable: the weights are not here."""
         raise NotTrainable(
-            f"generator {self.name} is an endpoint: nothing can be trained on it; its arms are base, prompt and rag, "
-            "or set generate.model to a model on this machine"
+            f"generator {self.name} is an endpoint: nothing can be trained on it; its arms are base, prompt and rag; "
+            "for tuned and both set generate.model to a model on this machine, and generate.untuned to this one"
         )
 
     def trim(self, text: str, *, tokens: int) -> str:
@@ -92,7 +92,7 @@ class EndpointGenerator:
         """BadConfig: the API tells nothing of texts that it did not write."""
         raise BadConfig(
             f"generator {self.name} is an endpoint: it cannot say how likely a label is; "
-            "set generate.model to a model on this machine for generate.task: label"
+            "for generate.task: label set generate.model, and generate.untuned if any, to models on this machine"
         )
 
     def cost(self, tokens_in: int, tokens_out: int = 0) -> Spent:
