@@ -39,7 +39,7 @@ class Home:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.settings: Settings = kit.home(folder, **graph_kit.SECTIONS)
+        self.settings: Settings = kit.bare_home(folder, **graph_kit.SECTIONS)
 
     def copy(self, name: str) -> Path:
         aside = self.folder.with_name(name)
