@@ -15,6 +15,7 @@ from pipelines.errors import BadInput, NotFound
 from pipelines.stages.embed import whole_build
 from pipelines.wiring import Wiring
 from tests import release_kit as kit
+from tests.home_kit import put_back, set_aside
 
 pytestmark = pytest.mark.faults
 TINY, ASKED = kit.CORPUS, "Within how many days are refunds paid?"
@@ -47,16 +48,25 @@ DRIVER = textwrap.dedent(
 )
 
 
-@pytest.fixture
-def settings(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
     """Three releases of three builds: the newest is retained, and the one that it was judged against."""
-    found = kit.home(tmp_path / "home", promote={"keep": 1})
-    for name, value in kit.environment(found).items():
-        monkeypatch.setenv(name, value)
-    for texts in (kit.TEXTS, kit.NEWER, NEWEST):
-        kit.candidate(found, texts)
-        promoted(found)
-    return found
+    settings = kit.home(tmp_path_factory.mktemp("gc") / "home", promote={"keep": 1})
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in kit.environment(settings).items():
+            patch.setenv(name, value)
+        for texts in (kit.TEXTS, kit.NEWER, NEWEST):
+            kit.candidate(settings, texts)
+            promoted(settings)
+        set_aside(settings.home, "whole")
+        yield settings
+
+
+@pytest.fixture
+def settings(made):
+    """As it was made, for each test."""
+    put_back(made.home, made.home.with_name("whole"))
+    return made
 
 
 def promoted(settings):
@@ -141,6 +151,6 @@ def test_a_mark_is_lifted_when_a_workspace_names_the_build_again(settings):
 
 
 @pytest.mark.parametrize("grace", [-1, float("nan"), 1e9])
-def test_a_grace_that_is_none_is_refused(settings, grace):
+def test_a_grace_that_is_none_is_refused(tmp_path, grace):
     with pytest.raises(BadInput, match="--grace"):
-        [*gc.collect(settings, grace=grace)]
+        [*gc.collect(kit.bare_home(tmp_path), grace=grace)]
