@@ -1,10 +1,5 @@
 """`assay gc`, killed by SIGKILL at every step that touches the world; readers and what is built again meanwhile."""
 
-import signal
-import subprocess
-import sys
-import textwrap
-
 import pytest
 
 from pipelines import tombstones
@@ -21,31 +16,29 @@ pytestmark = pytest.mark.faults
 TINY, ASKED = kit.CORPUS, "Within how many days are refunds paid?"
 NEWEST = {**kit.NEWER, "hours": "The desk is open from nine to five."}
 
-DRIVER = textwrap.dedent(
-    """
-    import os, signal, sys
-    import obstore
-    from pipelines.actions import gc
-    from pipelines.backends.milvus import MilvusStore
-    from pipelines.settings import Settings
+COLLECT = """
+import os, signal
+import obstore
+from pipelines.actions import gc
+from pipelines.backends.milvus import MilvusStore
+from pipelines.settings import Settings
 
-    left = int(sys.argv[1])
+left = {steps}
 
-    def counted(real):
-        def step(*args, **kwargs):
-            global left
-            left -= 1
-            if left < 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return real(*args, **kwargs)
-        return step
+def counted(real):
+    def step(*args, **kwargs):
+        global left
+        left -= 1
+        if left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*args, **kwargs)
+    return step
 
-    obstore.delete, obstore.put = counted(obstore.delete), counted(obstore.put)
-    MilvusStore.drop = counted(MilvusStore.drop)
-    for line in gc.collect(Settings.from_env(), grace=0):
-        print(line, flush=True)
-    """
-)
+obstore.delete, obstore.put = counted(obstore.delete), counted(obstore.put)
+MilvusStore.drop = counted(MilvusStore.drop)
+said = [*gc.collect(Settings.from_env(), grace=0)]
+"""
+"""`assay gc`, which dies by SIGKILL before the step after so many that touch the world."""
 
 
 @pytest.fixture(scope="module")
@@ -76,14 +69,6 @@ def promoted(settings):
     assert changed, said
 
 
-def killed_after(settings, steps):
-    """(whether it was killed, what it said)"""
-    command = [sys.executable, "-c", DRIVER, str(steps)]
-    done = subprocess.run(command, env=kit.environment(settings), capture_output=True, text=True, timeout=300)
-    assert done.returncode in (0, -signal.SIGKILL), done.stderr
-    return done.returncode != 0, done.stdout
-
-
 def passages(settings, generation=None):
     service = ask.Service(settings, views.release_manifest(settings, TINY, generation))
     try:
@@ -96,13 +81,15 @@ def folders(settings):
     return {path.name for path in (settings.home / "objects" / "builds").iterdir()}
 
 
-def test_killed_at_every_step_only_what_is_unneeded_goes_and_nothing_half_removed_is_served(settings, faults):
+def test_killed_at_every_step_only_what_is_unneeded_goes_and_nothing_half_removed_is_served(settings, zygote, faults):
     old, before, new = (views.release_manifest(settings, TINY, n)["index"] for n in (1, 2, 3))
     assert len(passages(settings, 1)) == len(kit.TEXTS)
     steps, killed = 0, True
     while killed:
-        killed, said = killed_after(settings, steps)  # one step more each time, begun where the one before was killed
-        steps += killed
+        ended = zygote.tell(settings, "code", COLLECT.format(steps=steps))
+        assert not ended.error, ended.error
+        killed = ended.killed
+        steps += killed  # one step more each time, begun where the one before was killed
         with faults("kill -9 at a step of gc, and readers after it", times=int(killed)):
             assert any("60 days" in row["text"] for row in passages(settings))
             try:
@@ -114,7 +101,7 @@ def test_killed_at_every_step_only_what_is_unneeded_goes_and_nothing_half_remove
         assert steps < 20
     assert steps >= 5  # tombstone, two markers or more, collection, part
     assert folders(settings) == {before["collection"], new["collection"]}
-    assert said.endswith("2 kept, 0 marked, 1 removed\n")
+    assert ended.said[-1] == "2 kept, 0 marked, 1 removed"
     assert [*gc.collect(settings, grace=0)] == ["2 kept, 0 marked, 0 removed"]
     wiring = Wiring.of(settings, TINY)
     with pytest.raises(NotFound):
