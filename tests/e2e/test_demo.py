@@ -23,6 +23,7 @@ import yaml
 from pipelines.schemas import read_jsonl, write_jsonl
 from pipelines.settings import checkout
 from tests.adapter_kit import shuffled_answers
+from tests.cli_kit import assay
 
 pytestmark = pytest.mark.e2e
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -70,10 +71,11 @@ def run(module: str, *arguments: str, env) -> subprocess.CompletedProcess:
     )
 
 
-def assay(*arguments: str, env) -> dict:
-    done = run("pipelines.cli", *arguments, "--json", env=env)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+def shown(*arguments: str, env) -> dict:
+    """What a command shows of the corpus as it is."""
+    said = assay(*arguments, "--json", environment={name: env[name] for name in ("ASSAY_HOME", "ASSAY_PARAMS")})
+    assert said.returncode == 0, said.stderr
+    return json.loads(said.stdout)
 
 
 @pytest.fixture(scope="module")
@@ -96,13 +98,15 @@ def test_the_demo_shows_progress_arms_release_answer_and_reports(first, place):
 
 def test_the_second_revision_answers_by_the_new_policy_without_training(first, place):
     _, env = place
-    releases = assay("releases", "handbook", env=env)["releases"]
+    releases = shown("releases", "handbook", env=env)["releases"]
     assert len(releases) == 2
-    old, new = (assay("show", f"handbook@{generation}", env=env) for generation in (1, 2))
+    old, new = (shown("show", f"handbook@{generation}", env=env) for generation in (1, 2))
     assert old["adapter"] == new["adapter"]
     assert old["index"]["collection"] != new["index"]["collection"]
     assert (old["revision"]["tag"], new["revision"]["tag"]) == ("r1", "r2")
-    answer = assay("ask", "handbook", "What is our refund policy?", env=env)
+    done = run("pipelines.cli", "ask", "handbook", "What is our refund policy?", "--json", env=env)
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
     cited = answer["citations"][0]
     assert answer["release"] == {"corpus": "handbook", "generation": 2}
     assert (cited["document"], cited["revision"]) == ("orders/refund-policy.md", "r2")
@@ -134,7 +138,7 @@ def candidate(env, tmp_path, name: str, **over) -> tuple[str, dict]:
     env = {**env, "ASSAY_PARAMS": str(params)}
     done = run("pipelines.cli", "run", "handbook", env=env)
     assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout, assay("report", "handbook", env=env)
+    return done.stdout, shown("report", "handbook", env=env)
 
 
 def failed(report: dict) -> dict[str, str]:
@@ -169,7 +173,7 @@ def test_a_worse_candidate_is_rejected_and_says_why(worse, place, kind, check, s
     # The terminal's line of stage judge names the first reason; its table wraps the longer ones.
     assert f"rejected: {next(iter(failed(report).values()))}" in " ".join(said.split())
     assert "REJECTED" in said
-    assert len(assay("releases", "handbook", env=place[1])["releases"]) == 2
+    assert len(shown("releases", "handbook", env=place[1])["releases"]) == 2
 
 
 def test_a_champion_of_another_embedder_is_asked_the_same_questions(worse):
