@@ -4,14 +4,14 @@ the process that a user starts."""
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-
-import pytest
+from unittest import mock
 
 from pipelines import cli
 from pipelines.settings import Settings
@@ -27,13 +27,16 @@ class Said:
 
 
 def assay(*arguments: str, environment: Mapping[str, str] | None = None) -> Said:
-    """The command's exit code and what it printed. `environment` stands for the length of the call; afterwards no
-    folder of milvus-lite is open here, as after a process's end."""
+    """The command's exit code and what it printed. `environment` stands in the place of this process's for the length
+    of the call; afterwards no folder of milvus-lite is open here, as after a process's end."""
     out, err, code = io.StringIO(), io.StringIO(), 0
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-        for name, value in (environment or {}).items():
-            patch.setenv(name, value)
-        patch.setattr(sys, "argv", ["assay", *arguments])
+    surroundings = os.environ if environment is None else environment
+    with (
+        mock.patch.dict(os.environ, dict(surroundings), clear=True),
+        mock.patch.object(sys, "argv", ["assay", *arguments]),
+        redirect_stdout(out),
+        redirect_stderr(err),
+    ):
         try:
             cli.main()
         except SystemExit as exc:

@@ -16,6 +16,7 @@ from pipelines.wiring import Wiring
 from tests import release_kit as kit
 from tests.cli_kit import assay
 from tests.corpus_kit import read_files
+from tests.stage_kit import stages_here
 
 pytestmark = pytest.mark.integration
 TINY = kit.CORPUS
@@ -68,7 +69,8 @@ def settings(tmp_path_factory):
 
 def run(settings, *nodes):
     """What each node said."""
-    return [run_node(settings, TINY, node).summary for node in nodes]
+    with stages_here():
+        return [run_node(settings, TINY, node).summary for node in nodes]
 
 
 def stored(settings):
