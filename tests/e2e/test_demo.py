@@ -20,6 +20,7 @@ import psutil
 import pytest
 import yaml
 
+from infra.airflow_api import AirflowApi
 from pipelines.schemas import read_jsonl, write_jsonl
 from pipelines.settings import checkout
 from tests.adapter_kit import shuffled_answers
@@ -73,7 +74,7 @@ def run(module: str, *arguments: str, env) -> subprocess.CompletedProcess:
 
 def shown(*arguments: str, env) -> dict:
     """What a command shows of the corpus as it is."""
-    said = assay(*arguments, "--json", environment={name: env[name] for name in ("ASSAY_HOME", "ASSAY_PARAMS")})
+    said = assay(*arguments, "--json", environment=env)
     assert said.returncode == 0, said.stderr
     return json.loads(said.stdout)
 
@@ -197,13 +198,17 @@ def test_a_port_in_use_is_named(served, place, tmp_path):
     assert "port 19531 for milvus is in use" in done.stderr
 
 
+def login(served: str) -> tuple[str, str, str]:
+    """(url, user, password) of Airflow."""
+    return re.search(r"Airflow\s+(\S+)", served)[1], *re.search(r"login (\S+) / (\S+)", served).groups()
+
+
 def test_no_import_errors(served, place):
     home, env = place
+    assert AirflowApi(*login(served))._call("GET", "/importErrors")["import_errors"] == []
     airflow = Path(sys.executable).parent / "airflow"
     env = {**env, "AIRFLOW_HOME": str(home / "airflow"), "AIRFLOW__CORE__DAGS_FOLDER": str(checkout() / "dags")}
     env["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
-    listed = subprocess.run([airflow, "dags", "list-import-errors"], env=env, capture_output=True, text=True)
-    assert listed.returncode == 0 and "No data found" in listed.stdout
     report = subprocess.run([airflow, "dags", "report", "--output", "json"], env=env, capture_output=True, text=True)
     files = json.loads(report.stdout[report.stdout.index("[{") :])
     seconds = [float(row["duration"].split(":")[-1]) for row in files]
@@ -229,8 +234,7 @@ def picture(page, name: str) -> None:
 
 
 def test_airflow_shows_the_asset_graph(page, served):
-    url = re.search(r"Airflow\s+(\S+)", served)[1]
-    user, password = re.search(r"login (\S+) / (\S+)", served).groups()
+    url, user, password = login(served)
     page.goto(url)
     page.fill("input[name=username]", user)
     page.fill("input[name=password]", password)
