@@ -22,6 +22,7 @@ from pipelines.runner import run_node, sync_champion
 from pipelines.settings import Settings
 from pipelines.wiring import Wiring
 from tests import release_kit as kit
+from tests.stage_kit import stages_here
 
 TINY = kit.CORPUS
 MARK = "Quentin Abernathy of Larkspur Lane"
@@ -48,8 +49,9 @@ def landed(folder: Path, **sections: Any) -> Settings:
 
 def run(settings: Settings) -> tuple[bool, str]:
     """From the landing to a release: the real stages up to the index, then scores by hand, the judge and promote."""
-    for node in ("fetch", "check", "snapshot", "chunk", "embed", "index"):
-        run_node(settings, TINY, node)
+    with stages_here():
+        for node in ("fetch", "check", "snapshot", "chunk", "embed", "index"):
+            run_node(settings, TINY, node)
     wiring = Wiring.of(settings, TINY)
     workspace = wiring.workspace
     receipts = {stage: workspace.receipt(stage) for stage in ("chunk", "embed", "index")}

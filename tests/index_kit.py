@@ -170,6 +170,15 @@ def run_stage(ports: Ports, name: str) -> Any:
     return report
 
 
+def embed_here(ports: Ports) -> Any:
+    """The embed stage in this process, however much there is to embed; Spark makes the same, to the last bit."""
+    from pipelines.stages import embed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(embed, "SMALL", 10**6)
+        return run_stage(ports, "embed")
+
+
 def main(home: str, shape: str, *stages: str) -> None:
     """`python -m tests.index_kit HOME PARAMS STAGE...`: stages in a process that a test may kill."""
     os.environ["ASSAY_HOME"] = home

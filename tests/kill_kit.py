@@ -24,7 +24,16 @@ from tests import graph_kit, life_kit
 from tests import release_kit as kit
 
 Json = dict[str, Any]
-STEPS = life_kit.STEPS | graph_kit.STEPS
+
+
+def code(text: str) -> Any:
+    """Run a text; what it leaves in `said` is what it says."""
+    scope: Json = {}
+    exec(text, scope)  # noqa: S102 -- a test's own text
+    return scope.get("said")
+
+
+STEPS = life_kit.STEPS | graph_kit.STEPS | {"code": code}
 EAGER = ("mlflow.pyfunc", "pymilvus", "milvus_lite", "great_expectations", "dvc.repo", "pyarrow.parquet", "openvino")
 
 
@@ -80,6 +89,11 @@ class Zygote:
         ended = self.tell(settings, step, *arguments)
         assert not ended.error and not ended.killed, f"{step}{arguments}: {ended.error}"
         return ended
+
+    def ends_itself(self, settings: Settings, text: str) -> None:
+        """Run a step of a test's own, which must come to kill itself."""
+        ended = self.tell(settings, "code", text)
+        assert ended.killed, f"not killed: {ended}"
 
     def close(self) -> None:
         assert self.process.stdin

@@ -9,9 +9,12 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
 
@@ -41,12 +44,35 @@ ARMS = {"base": 0.1, "rag": 0.5}
 
 
 def shared_cache() -> Path:
-    """Where test runs keep exported embedders and converted generators from one run to the next."""
+    """Where test runs keep exported embedders, converted generators and an empty database of MLflow's."""
     return Path(os.environ.get("ASSAY_TEST_CACHE") or Path(sys.prefix) / ".assay-test-cache")
 
 
+def _migrated() -> Path:
+    """MLflow's database as its registry makes it: 68 migrations, 2 CPU-seconds, once for each version of MLflow."""
+    from pipelines.backends.mlflow import _made_whole
+
+    kept = shared_cache() / "mlflow" / f"{version('mlflow')}.db"
+    if not kept.exists():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=kept.parent) as building:
+            _made_whole(Path(building) / "mlflow.db")
+            (Path(building) / "mlflow.db").replace(kept)
+    return kept
+
+
 def home(folder: Path, **sections: Any) -> Settings:
-    """An ASSAY_HOME at `folder` with one corpus in its own params file, and its environment for subprocesses."""
+    """As `bare_home`, with MLflow's database as the first thing that is logged would leave it."""
+    settings = bare_home(folder, **sections)
+    database = settings.home / "mlflow" / "mlflow.db"
+    if not database.exists():
+        database.parent.mkdir(exist_ok=True)
+        shutil.copyfile(_migrated(), database)
+    return settings
+
+
+def bare_home(folder: Path, **sections: Any) -> Settings:
+    """An ASSAY_HOME at `folder` with one corpus in its own params file; what MLflow keeps is not made yet."""
     folder.mkdir(parents=True, exist_ok=True)
     raw = yaml.safe_load((checkout() / "params.yaml").read_text())
     raw["corpora"] = {CORPUS: {"source": {"documents": "documents"}, **sections}}

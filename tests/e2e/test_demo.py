@@ -20,9 +20,11 @@ import psutil
 import pytest
 import yaml
 
+from infra.airflow_api import AirflowApi
 from pipelines.schemas import read_jsonl, write_jsonl
 from pipelines.settings import checkout
 from tests.adapter_kit import shuffled_answers
+from tests.cli_kit import assay
 
 pytestmark = pytest.mark.e2e
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -70,10 +72,11 @@ def run(module: str, *arguments: str, env) -> subprocess.CompletedProcess:
     )
 
 
-def assay(*arguments: str, env) -> dict:
-    done = run("pipelines.cli", *arguments, "--json", env=env)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+def shown(*arguments: str, env) -> dict:
+    """What a command shows of the corpus as it is."""
+    said = assay(*arguments, "--json", environment=env)
+    assert said.returncode == 0, said.stderr
+    return json.loads(said.stdout)
 
 
 @pytest.fixture(scope="module")
@@ -96,13 +99,15 @@ def test_the_demo_shows_progress_arms_release_answer_and_reports(first, place):
 
 def test_the_second_revision_answers_by_the_new_policy_without_training(first, place):
     _, env = place
-    releases = assay("releases", "handbook", env=env)["releases"]
+    releases = shown("releases", "handbook", env=env)["releases"]
     assert len(releases) == 2
-    old, new = (assay("show", f"handbook@{generation}", env=env) for generation in (1, 2))
+    old, new = (shown("show", f"handbook@{generation}", env=env) for generation in (1, 2))
     assert old["adapter"] == new["adapter"]
     assert old["index"]["collection"] != new["index"]["collection"]
     assert (old["revision"]["tag"], new["revision"]["tag"]) == ("r1", "r2")
-    answer = assay("ask", "handbook", "What is our refund policy?", env=env)
+    done = run("pipelines.cli", "ask", "handbook", "What is our refund policy?", "--json", env=env)
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
     cited = answer["citations"][0]
     assert answer["release"] == {"corpus": "handbook", "generation": 2}
     assert (cited["document"], cited["revision"]) == ("orders/refund-policy.md", "r2")
@@ -134,7 +139,7 @@ def candidate(env, tmp_path, name: str, **over) -> tuple[str, dict]:
     env = {**env, "ASSAY_PARAMS": str(params)}
     done = run("pipelines.cli", "run", "handbook", env=env)
     assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout, assay("report", "handbook", env=env)
+    return done.stdout, shown("report", "handbook", env=env)
 
 
 def failed(report: dict) -> dict[str, str]:
@@ -169,7 +174,7 @@ def test_a_worse_candidate_is_rejected_and_says_why(worse, place, kind, check, s
     # The terminal's line of stage judge names the first reason; its table wraps the longer ones.
     assert f"rejected: {next(iter(failed(report).values()))}" in " ".join(said.split())
     assert "REJECTED" in said
-    assert len(assay("releases", "handbook", env=place[1])["releases"]) == 2
+    assert len(shown("releases", "handbook", env=place[1])["releases"]) == 2
 
 
 def test_a_champion_of_another_embedder_is_asked_the_same_questions(worse):
@@ -193,13 +198,17 @@ def test_a_port_in_use_is_named(served, place, tmp_path):
     assert "port 19531 for milvus is in use" in done.stderr
 
 
+def login(served: str) -> tuple[str, str, str]:
+    """(url, user, password) of Airflow."""
+    return re.search(r"Airflow\s+(\S+)", served)[1], *re.search(r"login (\S+) / (\S+)", served).groups()
+
+
 def test_no_import_errors(served, place):
     home, env = place
+    assert AirflowApi(*login(served))._call("GET", "/importErrors")["import_errors"] == []
     airflow = Path(sys.executable).parent / "airflow"
     env = {**env, "AIRFLOW_HOME": str(home / "airflow"), "AIRFLOW__CORE__DAGS_FOLDER": str(checkout() / "dags")}
     env["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
-    listed = subprocess.run([airflow, "dags", "list-import-errors"], env=env, capture_output=True, text=True)
-    assert listed.returncode == 0 and "No data found" in listed.stdout
     report = subprocess.run([airflow, "dags", "report", "--output", "json"], env=env, capture_output=True, text=True)
     files = json.loads(report.stdout[report.stdout.index("[{") :])
     seconds = [float(row["duration"].split(":")[-1]) for row in files]
@@ -225,8 +234,7 @@ def picture(page, name: str) -> None:
 
 
 def test_airflow_shows_the_asset_graph(page, served):
-    url = re.search(r"Airflow\s+(\S+)", served)[1]
-    user, password = re.search(r"login (\S+) / (\S+)", served).groups()
+    url, user, password = login(served)
     page.goto(url)
     page.fill("input[name=username]", user)
     page.fill("input[name=password]", password)

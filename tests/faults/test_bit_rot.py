@@ -6,7 +6,6 @@ and what can be made again is made again with the same digests.
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -25,6 +24,7 @@ from pipelines.settings import Settings
 from pipelines.wiring import Wiring
 from tests import release_kit as kit
 from tests.fault_table import flip, truncate
+from tests.home_kit import put_back, set_aside
 
 pytestmark = pytest.mark.faults
 ASKED = "Within how many days are refunds paid?"
@@ -77,20 +77,15 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
         kit.candidate(settings, arms=arms, adapter=kit.made_up_adapter(wiring))
         assert promote.run(wiring.params, wiring.workspace, ports=wiring)[0]
         wiring.store.close()
-        whole, wal = settings.home.with_suffix(".whole"), settings.home.with_suffix(".wal")
-        shutil.copytree(settings.home, whole, symlinks=True)
+        set_aside(settings.home, "home.whole")
         subprocess.run([sys.executable, "-c", UNFLUSHED], env=kit.environment(settings), check=True)
-        shutil.copytree(settings.home, wal, symlinks=True)
+        set_aside(settings.home, "home.wal")
         yield settings
 
 
 def damaged(settings: Settings, pattern: str, damage: str, *, state: str = "whole") -> Path:
     """Put the home back as it was, and damage the one file of that pattern."""
-    from milvus_lite.server_manager import server_manager_instance
-
-    server_manager_instance.release_all()
-    shutil.rmtree(settings.home)
-    shutil.copytree(settings.home.with_suffix(f".{state}"), settings.home, symlinks=True)
+    put_back(settings.home, settings.home.with_suffix(f".{state}"))
     file = max(settings.home.glob(pattern), key=lambda path: path.stat().st_size)
     DAMAGES[damage](file)
     return file

@@ -1,10 +1,9 @@
 """kill -9 in the middle of fetch, snapshot or a stage, then once more: the same digests, no duplicates."""
 
-import signal
 import subprocess
 import sys
-import textwrap
 import time
+from functools import cache
 from pathlib import Path
 
 import psutil
@@ -13,26 +12,23 @@ import pytest
 from pipelines.backends.dvc import DvcVersioner
 from pipelines.core.nouns import Document
 from pipelines.corpus_files import CorpusFiles, document_row, tree_digest, write_files
+from pipelines.settings import Settings, checkout
 
 pytestmark = pytest.mark.faults
 
-KILL = """
+KILLED = """
 import os, signal
 from pathlib import Path
 def killed(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
 """
+"""Before a text in which something calls `killed()`."""
 
 
-def killed(code: str, script: Path | None = None) -> None:
-    """Run `code`, in which something calls `killed()`, in a process of its own; it must really die by it. `script`
-    is where to put it for libraries that want a main file."""
-    what = KILL + textwrap.dedent(code)
-    if script is not None:
-        script.write_text(what)
-    arguments = ["-c", what] if script is None else [str(script)]
-    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False)
-    assert done.returncode == -signal.SIGKILL, f"not killed: {done.stdout}\n{done.stderr}"
+@pytest.fixture
+def killed(zygote, tmp_path):
+    settings = Settings(tmp_path, checkout() / "params.yaml", "local[1]")
+    return lambda text: zygote.ends_itself(settings, KILLED + text)
 
 
 def content(folder: Path, **texts: str) -> Path:
@@ -74,48 +70,65 @@ STEPS = {
 }
 
 
+SNAPSHOT = """
+from pipelines.backends.dvc import DvcVersioner
+{patch}
+home = Path({home!r})
+v = DvcVersioner(home / "workspaces" / "demo", corpus="demo", remote=home / "remotes" / "demo")
+v.snapshot("demo", content=Path({new!r}))
+"""
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    """(an older content, a newer one)"""
+    root = tmp_path_factory.mktemp("texts")
+    return content(root / "old", a="one"), content(root / "new", a="one", b="two")
+
+
+@pytest.fixture(scope="module")
+def calm(texts, tmp_path_factory):
+    """earlier -> (a home in which the newer content was versioned, after the older one or alone; what was said)"""
+    old, new = texts
+
+    @cache
+    def made(earlier):
+        home = tmp_path_factory.mktemp("calm")
+        if earlier:
+            versioner(home).snapshot("demo", content=old)
+        return home, versioner(home).snapshot("demo", content=new)
+
+    return made
+
+
 @pytest.mark.parametrize(
     ("step", "earlier"), [(step, n > 0) for n, step in enumerate(STEPS)] + [("before corpus.dvc", False)]
 )
 @pytest.mark.fault("kill -9 at a step of snapshot")
-def test_a_snapshot_killed_at_any_step_converges(tmp_path, step, earlier):
-    old, new = content(tmp_path / "old", a="one"), content(tmp_path / "new", a="one", b="two")
-    calm, home = tmp_path / "calm", tmp_path / "home"
-    for place in (calm, home):
-        if earlier:
-            versioner(place).snapshot("demo", content=old)
-    expected = versioner(calm).snapshot("demo", content=new)
-    killed(f"""
-from pipelines.backends.dvc import DvcVersioner
-{STEPS[step]}
-home = Path({str(home)!r})
-v = DvcVersioner(home / "workspaces" / "demo", corpus="demo", remote=home / "remotes" / "demo")
-v.snapshot("demo", content=Path({str(new)!r}))
-""")
+def test_a_snapshot_killed_at_any_step_converges(tmp_path, killed, texts, calm, step, earlier):
+    old, new = texts
+    (undisturbed, expected), home = calm(earlier), tmp_path / "home"
+    if earlier:
+        versioner(home).snapshot("demo", content=old)
+    killed(SNAPSHOT.format(patch=STEPS[step], home=str(home), new=str(new)))
     found = versioner(home).snapshot("demo", content=new)
     assert (found.revision, found.digest, found.documents) == (expected.revision, expected.digest, expected.documents)
-    assert git(home, "tag").split() == git(calm, "tag").split()
-    assert git(home, "show", f"{found.revision}:corpus.dvc") == git(calm, "show", f"{found.revision}:corpus.dvc")
-    assert git(home, "log", "--format=%s") == git(calm, "log", "--format=%s")
+    assert git(home, "tag").split() == git(undisturbed, "tag").split()
+    booked = f"{found.revision}:corpus.dvc"
+    assert git(home, "show", booked) == git(undisturbed, "show", booked)
+    assert git(home, "log", "--format=%s") == git(undisturbed, "log", "--format=%s")
     assert not git(home, "status", "--porcelain").strip()
     git(home, "fsck", "--strict")
     assert tree_digest(home / "workspaces" / "demo" / "corpus") == tree_digest(new)
-    assert tree_digest(home / "remotes") == tree_digest(calm / "remotes")
+    assert tree_digest(home / "remotes") == tree_digest(undisturbed / "remotes")
     assert versioner(home).snapshot("demo", content=new) == found
 
 
 @pytest.mark.fault("kill -9 at a step of snapshot")
-def test_a_revision_that_was_killed_and_then_taken_back_leaves_no_trace(tmp_path):
-    old, new = content(tmp_path / "old", a="one"), content(tmp_path / "new", a="one", b="two")
-    home = tmp_path / "home"
+def test_a_revision_that_was_killed_and_then_taken_back_leaves_no_trace(tmp_path, killed, texts):
+    (old, new), home = texts, tmp_path / "home"
     first = versioner(home).snapshot("demo", content=old)
-    killed(f"""
-from pipelines.backends.dvc import DvcVersioner
-{STEPS["after the commit"]}
-home = Path({str(home)!r})
-v = DvcVersioner(home / "workspaces" / "demo", corpus="demo", remote=home / "remotes" / "demo")
-v.snapshot("demo", content=Path({str(new)!r}))
-""")
+    killed(SNAPSHOT.format(patch=STEPS["after the commit"], home=str(home), new=str(new)))
     assert versioner(home).snapshot("demo", content=old) == first
     assert git(home, "tag").split() == ["r1"] and not git(home, "status", "--porcelain").strip()
     assert git(home, "show", "HEAD:corpus.dvc") == git(home, "show", "r1:corpus.dvc")
@@ -148,7 +161,7 @@ FETCH_STEPS = {
 
 @pytest.mark.parametrize("step", FETCH_STEPS)
 @pytest.mark.fault("kill -9 at a step of fetch")
-def test_a_fetch_killed_at_any_step_converges(tmp_path, step):
+def test_a_fetch_killed_at_any_step_converges(tmp_path, killed, step):
     for place in ("calm", "home"):
         for number in range(9):
             file = tmp_path / place / "landing" / f"f{number}.md"
@@ -181,11 +194,11 @@ check.run(shipped, Workspace(root / "w" / "demo", "demo"), ports=ports)
 
 @pytest.mark.parametrize("patch", ["gx._failed = killed", "check.link_tree = killed"])
 @pytest.mark.fault("kill -9 at a step of check")
-def test_a_check_killed_at_any_step_converges(tmp_path, patch):
+def test_a_check_killed_at_any_step_converges(tmp_path, killed, patch):
     staging = tmp_path / "w" / "demo" / "staging"
     texts = {f"d{n}": f"The text of document {n}." for n in range(9)}
     content(staging / "fetched", **texts)
-    killed(CHECK.format(patch=patch, root=str(tmp_path)), tmp_path / "main.py")
+    killed(CHECK.format(patch=patch, root=str(tmp_path)))
     assert not (staging / "checked").exists()
     exec(CHECK.format(patch="from pathlib import Path", root=str(tmp_path)), {})  # noqa: S102 our own text
     assert tree_digest(staging / "checked") == tree_digest(staging / "fetched")

@@ -52,7 +52,7 @@ def fill(disk: Path, *, free: int) -> Path:
 def test_what_a_full_disk_interrupted_ends_as_ever_when_there_is_space(
     zygote: Zygote, disk: Path, tmp_path: Path, faults: Any
 ) -> None:
-    calm, home = kit.home(tmp_path / "calm"), kit.home(disk / "home")
+    calm, home = kit.bare_home(tmp_path / "calm"), kit.bare_home(disk / "home")
     for texts in (kit.TEXTS, kit.NEWER):
         for settings in (calm, home):
             land(settings.home, texts)

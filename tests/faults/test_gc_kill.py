@@ -1,10 +1,5 @@
 """`assay gc`, killed by SIGKILL at every step that touches the world; readers and what is built again meanwhile."""
 
-import signal
-import subprocess
-import sys
-import textwrap
-
 import pytest
 
 from pipelines import tombstones
@@ -15,48 +10,56 @@ from pipelines.errors import BadInput, NotFound
 from pipelines.stages.embed import whole_build
 from pipelines.wiring import Wiring
 from tests import release_kit as kit
+from tests.home_kit import put_back, set_aside
 
 pytestmark = pytest.mark.faults
 TINY, ASKED = kit.CORPUS, "Within how many days are refunds paid?"
 NEWEST = {**kit.NEWER, "hours": "The desk is open from nine to five."}
 
-DRIVER = textwrap.dedent(
-    """
-    import os, signal, sys
-    import obstore
-    from pipelines.actions import gc
-    from pipelines.backends.milvus import MilvusStore
-    from pipelines.settings import Settings
+COLLECT = """
+import os, signal
+import obstore
+from pipelines.actions import gc
+from pipelines.backends.milvus import MilvusStore
+from pipelines.settings import Settings
 
-    left = int(sys.argv[1])
+left = {steps}
 
-    def counted(real):
-        def step(*args, **kwargs):
-            global left
-            left -= 1
-            if left < 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return real(*args, **kwargs)
-        return step
+def counted(real):
+    def step(*args, **kwargs):
+        global left
+        left -= 1
+        if left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*args, **kwargs)
+    return step
 
-    obstore.delete, obstore.put = counted(obstore.delete), counted(obstore.put)
-    MilvusStore.drop = counted(MilvusStore.drop)
-    for line in gc.collect(Settings.from_env(), grace=0):
-        print(line, flush=True)
-    """
-)
+obstore.delete, obstore.put = counted(obstore.delete), counted(obstore.put)
+MilvusStore.drop = counted(MilvusStore.drop)
+said = [*gc.collect(Settings.from_env(), grace=0)]
+"""
+"""`assay gc`, which dies by SIGKILL before the step after so many that touch the world."""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Three releases of three builds: the newest is retained, and the one that it was judged against."""
+    settings = kit.home(tmp_path_factory.mktemp("gc") / "home", promote={"keep": 1})
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in kit.environment(settings).items():
+            patch.setenv(name, value)
+        for texts in (kit.TEXTS, kit.NEWER, NEWEST):
+            kit.candidate(settings, texts)
+            promoted(settings)
+        set_aside(settings.home, "whole")
+        yield settings
 
 
 @pytest.fixture
-def settings(tmp_path, monkeypatch):
-    """Three releases of three builds: the newest is retained, and the one that it was judged against."""
-    found = kit.home(tmp_path / "home", promote={"keep": 1})
-    for name, value in kit.environment(found).items():
-        monkeypatch.setenv(name, value)
-    for texts in (kit.TEXTS, kit.NEWER, NEWEST):
-        kit.candidate(found, texts)
-        promoted(found)
-    return found
+def settings(made):
+    """As it was made, for each test."""
+    put_back(made.home, made.home.with_name("whole"))
+    return made
 
 
 def promoted(settings):
@@ -64,14 +67,6 @@ def promoted(settings):
     changed, said = promote.run(wiring.params, wiring.workspace, ports=wiring)
     wiring.store.close()
     assert changed, said
-
-
-def killed_after(settings, steps):
-    """(whether it was killed, what it said)"""
-    command = [sys.executable, "-c", DRIVER, str(steps)]
-    done = subprocess.run(command, env=kit.environment(settings), capture_output=True, text=True, timeout=300)
-    assert done.returncode in (0, -signal.SIGKILL), done.stderr
-    return done.returncode != 0, done.stdout
 
 
 def passages(settings, generation=None):
@@ -86,13 +81,15 @@ def folders(settings):
     return {path.name for path in (settings.home / "objects" / "builds").iterdir()}
 
 
-def test_killed_at_every_step_only_what_is_unneeded_goes_and_nothing_half_removed_is_served(settings, faults):
+def test_killed_at_every_step_only_what_is_unneeded_goes_and_nothing_half_removed_is_served(settings, zygote, faults):
     old, before, new = (views.release_manifest(settings, TINY, n)["index"] for n in (1, 2, 3))
     assert len(passages(settings, 1)) == len(kit.TEXTS)
     steps, killed = 0, True
     while killed:
-        killed, said = killed_after(settings, steps)  # one step more each time, begun where the one before was killed
-        steps += killed
+        ended = zygote.tell(settings, "code", COLLECT.format(steps=steps))
+        assert not ended.error, ended.error
+        killed = ended.killed
+        steps += killed  # one step more each time, begun where the one before was killed
         with faults("kill -9 at a step of gc, and readers after it", times=int(killed)):
             assert any("60 days" in row["text"] for row in passages(settings))
             try:
@@ -104,7 +101,7 @@ def test_killed_at_every_step_only_what_is_unneeded_goes_and_nothing_half_remove
         assert steps < 20
     assert steps >= 5  # tombstone, two markers or more, collection, part
     assert folders(settings) == {before["collection"], new["collection"]}
-    assert said.endswith("2 kept, 0 marked, 1 removed\n")
+    assert ended.said[-1] == "2 kept, 0 marked, 1 removed"
     assert [*gc.collect(settings, grace=0)] == ["2 kept, 0 marked, 0 removed"]
     wiring = Wiring.of(settings, TINY)
     with pytest.raises(NotFound):
@@ -141,6 +138,6 @@ def test_a_mark_is_lifted_when_a_workspace_names_the_build_again(settings):
 
 
 @pytest.mark.parametrize("grace", [-1, float("nan"), 1e9])
-def test_a_grace_that_is_none_is_refused(settings, grace):
+def test_a_grace_that_is_none_is_refused(tmp_path, grace):
     with pytest.raises(BadInput, match="--grace"):
-        [*gc.collect(settings, grace=grace)]
+        [*gc.collect(kit.bare_home(tmp_path), grace=grace)]

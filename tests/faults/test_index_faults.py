@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from pipelines.builds import held, parquet_digest
 from pipelines.errors import BadInput
 from pipelines.settings import checkout
 from tests.fault_table import flip, truncate
-from tests.index_kit import Ports, documents_of, params_of, ports_of, rules, run_stage, write_corpus
+from tests.index_kit import Ports, documents_of, embed_here, params_of, ports_of, rules, run_stage, write_corpus
 
 pytestmark = pytest.mark.faults
 
@@ -40,9 +41,15 @@ def home_of(folder: Path) -> Ports:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    ports = home_of(tmp_path_factory.mktemp("undisturbed"))
-    return run_stage(ports, "embed").facts
+def calm(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """(a home that was embedded without Spark, what came of it)"""
+    home = tmp_path_factory.mktemp("calm") / "home"
+    return home, embed_here(home_of(home)).facts
+
+
+@pytest.fixture
+def undisturbed(calm: tuple[Path, Any]) -> Any:
+    return calm[1]
 
 
 def gone(group: int) -> bool:
@@ -116,11 +123,11 @@ def test_embed_killed_after_its_first_part_ends_the_same(undisturbed: Any, tmp_p
 
 
 def test_a_damaged_build_is_made_again_by_embed_with_the_same_rows(
-    undisturbed: Any, tmp_path: Path, faults: Any
+    calm: tuple[Path, Any], tmp_path: Path, faults: Any
 ) -> None:
-    ports = home_of(tmp_path)
-    run_stage(ports, "embed")
-    folder = tmp_path / "objects" / undisturbed["key"]
+    (made, undisturbed), home = calm, tmp_path / "home"
+    shutil.copytree(made, home, symlinks=True)
+    ports, folder = ports_of(home, params_of(**SHAPE)), home / "objects" / undisturbed["key"]
     damages = {"bit flip": (flip, "part-00000.parquet"), "removal": (Path.unlink, "part-00000.parquet")}
     for what, (damage, part) in damages.items():
         with faults(f"{what}: Parquet of a build, embedded again"):

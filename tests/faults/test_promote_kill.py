@@ -1,12 +1,7 @@
-"""Promote, killed by SIGKILL before and after every step that touches the world, then run again.
-
-The victims are real processes, forked from one driver that has imported the vendors already (MLflow alone takes 7
-CPU-seconds): each starts from where the one before was killed, and kills itself at its step.
-"""
+"""Promote, killed by SIGKILL before and after every step that touches the world, then run again: each of the victims
+starts from where the one before was killed, and kills itself at its step."""
 
 import subprocess
-import sys
-import textwrap
 
 import pytest
 
@@ -18,62 +13,36 @@ from tests import release_kit as kit
 pytestmark = pytest.mark.faults
 TINY = kit.CORPUS
 
-DRIVER = textwrap.dedent(
-    """
-    import os, signal, sys
-    import mlflow.pyfunc, pymilvus, milvus_lite
-    from pipelines.actions import promote, reconcile
-    from pipelines.backends import mlflow as registry
-    from pipelines.backends.releaselog import SignedReleaseLog
-    from pipelines.backends.milvus import MilvusStore
-    from pipelines.backends.dvc import DvcVersioner
-    from pipelines.backends.objects import ObstoreObjects
-    from pipelines.settings import Settings
-    from pipelines.wiring import Wiring
+BROKEN = """
+import os, signal
+from pipelines.actions import promote
+from pipelines.backends.dvc import DvcVersioner
+from pipelines.backends.milvus import MilvusStore
+from pipelines.backends.mlflow import MlflowRegistry, MlflowRun
+from pipelines.backends.objects import ObstoreObjects
+from tests import life_kit
 
-    STEPS = {
-        "create": (ObstoreObjects, "create"),
-        "point": (MilvusStore, "point"),
-        "folder": (registry.MlflowRun, "folder"),
-        "table": (registry.MlflowRun, "table"),
-        "register": (registry.MlflowRegistry, "register"),
-        "alias": (registry.MlflowRegistry, "alias"),
-        "record": (DvcVersioner, "record"),
-        "marker": (promote, "write_whole"),
-        "report": (promote, "write_report"),
-    }
+STEPS = {{
+    "create": (ObstoreObjects, "create"),
+    "point": (MilvusStore, "point"),
+    "folder": (MlflowRun, "folder"),
+    "table": (MlflowRun, "table"),
+    "register": (MlflowRegistry, "register"),
+    "alias": (MlflowRegistry, "alias"),
+    "record": (DvcVersioner, "record"),
+    "marker": (promote, "write_whole"),
+    "report": (promote, "write_report"),
+}}
 
-    def die(*_, **__):
-        os.kill(os.getpid(), signal.SIGKILL)
+def die(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
 
-    def break_at(when, step):
-        owner, name = STEPS[step]
-        real = getattr(owner, name)
-
-        def after(*args, **kwargs):
-            real(*args, **kwargs)
-            die()
-
-        setattr(owner, name, die if when == "before" else after)
-
-    def run():
-        wiring = Wiring.of(Settings.from_env(), "tiny")
-        print(promote.run(wiring.params, wiring.workspace, ports=wiring)[1], flush=True)
-        wiring.store.close()
-
-    for point in sys.argv[1:]:
-        if (pid := os.fork()) == 0:
-            if point != "never":
-                break_at(*point.split(":"))
-            try:
-                run()
-            finally:
-                sys.stdout.flush()
-                os._exit(0)
-        status = os.waitpid(pid, 0)[1]
-        print(f"{point} {'killed' if os.WIFSIGNALED(status) and os.WTERMSIG(status) == 9 else 'ended'}", flush=True)
-    """
-)
+when, _, step = "{point}".partition(":")
+owner, name = STEPS[step]
+real = getattr(owner, name)
+setattr(owner, name, die if when == "before" else lambda *args, **kwargs: (real(*args, **kwargs), die()))
+said = life_kit.promote()
+"""
 KILLS = [
     "before:create", "after:create", "before:point", "after:point", "before:folder", "after:folder", "before:table",
     "before:register", "after:register", "before:alias", "after:alias", "before:record", "after:record",
@@ -87,23 +56,6 @@ def settings(tmp_path, monkeypatch):
     for name, value in kit.environment(found).items():
         monkeypatch.setenv(name, value)
     return found
-
-
-def drive(settings, *points):
-    environment = kit.environment(settings)
-    return subprocess.Popen(
-        [sys.executable, "-c", DRIVER, *points],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def finished(process):
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
-    return out.splitlines(), err
 
 
 def one_of_everything(settings):
@@ -128,24 +80,24 @@ def one_of_everything(settings):
 
 
 @pytest.mark.fault("kill -9 at a step of promote", times=len(KILLS))
-def test_killed_at_every_step_and_run_again_there_is_one_release(settings):
+def test_killed_at_every_step_and_run_again_there_is_one_release(settings, zygote):
     judged = kit.candidate(settings)
-    lines, err = finished(drive(settings, *KILLS, "never", "never"))
-    assert [line for line in lines if line.endswith("killed")] == [f"{point} killed" for point in KILLS], err
-    assert lines[-4:] == ["unchanged at generation 1", "never ended", "unchanged at generation 1", "never ended"]
+    for point in KILLS:
+        zygote.ends_itself(settings, BROKEN.format(point=point))
+    for _ in range(2):
+        assert zygote.undisturbed(settings, "promote").said == "unchanged at generation 1"
     one_of_everything(settings)
     assert views.release_manifest(settings, TINY, 1)["candidate"] == judged["candidate"]
     assert views.release_manifest(settings, TINY, 1)["verdict"]["passed"]
 
 
 @pytest.mark.fault("two promotions at once")
-def test_of_two_promotions_at_once_one_publishes(settings):
+def test_of_two_promotions_at_once_one_publishes(settings, zygote):
     kit.candidate(settings)
     # A milvus-lite folder serves one process: one of the two may end there with an error, after the log was written.
-    racers = [drive(settings, "never") for _ in range(2)]
-    said = [finished(racer) for racer in racers]
-    summaries = sorted(lines[0] for lines, _ in said if not lines[0].startswith("never"))
-    assert summaries, said
+    racers = [zygote.start(settings, "promote") for _ in range(2)]
+    ended = [zygote.finish(racer) for racer in racers]
+    assert not all(one.error for one in ended), ended
     assert [row["generation"] for row in views.release_list(settings, TINY)["releases"]] == [1]
-    assert finished(drive(settings, "never"))[0][0] == "unchanged at generation 1"
+    assert zygote.undisturbed(settings, "promote").said == "unchanged at generation 1"
     one_of_everything(settings)

@@ -55,7 +55,7 @@ def test_killed_anywhere_readers_see_whole_generations_and_the_history_is_that_o
     zygote: Zygote, tmp_path: Path, faults: Any
 ) -> None:
     chance, took, seen = random.Random(SEED), {}, 0
-    calm, home = (kit.home(tmp_path / name, promote={"keep": 1}) for name in ("calm", "home"))
+    calm, home = (kit.bare_home(tmp_path / name, promote={"keep": 1}) for name in ("calm", "home"))
     for number, step, arguments in life():
         land(calm.home, REVISIONS[number])
         took[number, step] = zygote.undisturbed(calm, step, *arguments).seconds

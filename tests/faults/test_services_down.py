@@ -19,22 +19,29 @@ from tests.milvus_kit import free_port
 pytestmark = pytest.mark.faults
 TINY = kit.CORPUS
 QUESTION = "Within how many days are refunds paid?"
+THIRD = {**kit.NEWER, "refunds": "Refunds are paid within 90 days of delivery. There is no restocking fee."}
+TEXTS = {1: kit.TEXTS, 2: kit.NEWER, 3: THIRD}
+"""What the generations hold."""
 
 
-@pytest.fixture
-def services(tmp_path, monkeypatch):
-    settings = kit.home(tmp_path / "home")
-    for name in ("MLFLOW", "MILVUS"):
-        monkeypatch.setenv(f"ASSAY_{name}_PORT", str(free_port()))
-    made = Services(settings, ("milvus", "mlflow"))
-    made.start()
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", made.mlflow_url)
-    monkeypatch.setenv("ASSAY_MILVUS_URI", f"http://127.0.0.1:{port('milvus')}")
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", QUIET["MLFLOW_HTTP_REQUEST_MAX_RETRIES"])
-    try:
-        yield made
-    finally:
-        made.stop()
+@pytest.fixture(scope="module")
+def services(tmp_path_factory):
+    """The servers, and generation 1. The tests share them, in order."""
+    settings = kit.home(tmp_path_factory.mktemp("services") / "home")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("MLFLOW", "MILVUS"):
+            patch.setenv(f"ASSAY_{name}_PORT", str(free_port()))
+        made = Services(settings, ("milvus", "mlflow"))
+        made.start()
+        patch.setenv("MLFLOW_TRACKING_URI", made.mlflow_url)
+        patch.setenv("ASSAY_MILVUS_URI", f"http://127.0.0.1:{port('milvus')}")
+        patch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", QUIET["MLFLOW_HTTP_REQUEST_MAX_RETRIES"])
+        try:
+            kit.candidate(settings, TEXTS[1])
+            kit.run_promote(settings)
+            yield made
+        finally:
+            made.stop()
 
 
 def kill(pid):
@@ -76,19 +83,19 @@ def seen(settings):
     return found["release"]["generation"], found["passages"][0]["text"]
 
 
-@pytest.mark.parametrize("name", ["mlflow", "milvus"])
-def test_a_server_that_is_killed_before_promote_makes_no_mixture_and_soon_all_agrees(services, name, faults):
-    settings = services.settings
-    kit.candidate(settings, kit.TEXTS)
-    kit.run_promote(settings)
-    assert agree(settings, 1)
-    kit.candidate(settings, kit.NEWER)
+@pytest.mark.parametrize(("name", "generation"), [("mlflow", 2), ("milvus", 3)])
+def test_a_server_that_is_killed_before_promote_makes_no_mixture_and_soon_all_agrees(
+    services, name, generation, faults
+):
+    settings, new = services.settings, (generation, TEXTS[generation]["refunds"])
+    assert agree(settings, generation - 1)
+    kit.candidate(settings, TEXTS[generation])
     with faults(f"kill -9 of {name}'s server before a promotion, readers, and the server again"):
         kill(services.processes[name])
         with pytest.raises(AssayError, match=r"(?i)mlflow|milvus"):
             kit.run_promote(settings)
         if name == "mlflow":  # readers do not need it: the log has decided
-            assert seen(settings) == (2, kit.NEWER["refunds"])
+            assert seen(settings) == new
         else:
             with pytest.raises(AssayError, match=r"(?i)milvus"):
                 seen(settings)
@@ -97,6 +104,6 @@ def test_a_server_that_is_killed_before_promote_makes_no_mixture_and_soon_all_ag
         services.start(again=True)
         back = time.monotonic()
         soon(lambda: reconcile.reconcile_corpus(settings, TINY), within=35)
-        assert agree(settings, 2)
+        assert agree(settings, generation)
         assert time.monotonic() - back < 40  # upkeep tries again every 20 s: within a minute
-        assert seen(settings) == (2, kit.NEWER["refunds"])
+        assert seen(settings) == new

@@ -28,7 +28,17 @@ from pipelines.backends.spark import session
 from pipelines.builds import held
 from pipelines.settings import Settings, checkout
 from tests.faults.test_milvus_kill import HALF, build_in
-from tests.index_kit import Ports, documents_of, exports, params_of, ports_of, rules, run_stage, write_corpus
+from tests.index_kit import (
+    Ports,
+    documents_of,
+    embed_here,
+    exports,
+    params_of,
+    ports_of,
+    rules,
+    run_stage,
+    write_corpus,
+)
 from tests.milvus_kit import lite_server, relayed
 from tests.milvus_kit import running as milvus_running
 
@@ -124,7 +134,7 @@ def kill_one(cluster: SparkCluster, ports: Ports, said: dict[str, Any]) -> None:
 
 @pytest.mark.fault("kill -9 of a Spark executor")
 def test_an_executor_killed_in_the_middle_of_embed_changes_nothing(cluster: SparkCluster, tmp_path: Path) -> None:
-    undisturbed = run_stage(home_of(tmp_path / "undisturbed"), "embed").facts
+    undisturbed = embed_here(home_of(tmp_path / "undisturbed")).facts
     ports, said = home_of(tmp_path / "cluster", cluster.url), {}
     killer = threading.Thread(target=kill_one, args=(cluster, ports, said))
     killer.start()

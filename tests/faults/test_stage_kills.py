@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from pipelines.settings import Settings
 from tests import graph_kit
 from tests import release_kit as kit
 from tests.adapter_kit import tiny_generator
+from tests.home_kit import put_back, set_aside
 from tests.kill_kit import Zygote
 
 pytestmark = pytest.mark.faults
@@ -34,24 +34,6 @@ BOOKED = "dvc.dvcfile:Lockfile.dump_stages"
 """The boundary of a stage: it has written all that it makes, its receipt last, and DVC is about to book that."""
 
 
-class Home:
-    """An ASSAY_HOME that may be set aside whole and put back in its place, where all that names its paths finds it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.settings: Settings = kit.home(folder, **graph_kit.SECTIONS)
-
-    def copy(self, name: str) -> Path:
-        aside = self.folder.with_name(name)
-        shutil.rmtree(aside, ignore_errors=True)
-        shutil.copytree(self.folder, aside, symlinks=True)
-        return aside
-
-    def put_back(self, aside: Path) -> None:
-        shutil.rmtree(self.folder)
-        shutil.copytree(aside, self.folder, symlinks=True)
-
-
 @pytest.fixture
 def started(zygote: Zygote, tmp_path: Path) -> Iterator[Zygote]:
     zygote.environment[graph_kit.GENERATOR] = str(tiny_generator(tmp_path / "models" / "tiny"))
@@ -59,54 +41,55 @@ def started(zygote: Zygote, tmp_path: Path) -> Iterator[Zygote]:
     del zygote.environment[graph_kit.GENERATOR]
 
 
-def killed(zygote: Zygote, home: Home, node: str, *, most: float, chance: random.Random) -> Iterator[str]:
+def killed(zygote: Zygote, settings: Settings, node: str, *, most: float, chance: random.Random) -> Iterator[str]:
     """Kill the node once at its boundary, where DVC runs it, and `KILLS` times at random; says each time when that was.
     The boundary comes first: a kill after DVC has booked the node leaves none. What ended before it could be killed is
     begun again from what was there before."""
-    before, done = home.copy("before"), 0
+    before, done = set_aside(settings.home, "before"), 0
     if not NODES[node].action:
-        pid = zygote.start(home.settings, "node", node, stop=BOOKED)
+        pid = zygote.start(settings, "node", node, stop=BOOKED)
         assert zygote.finish(pid, delay=0.0).killed
         yield f"{node} killed before DVC booked it"
     while done < KILLS:
         delay = chance.uniform(0.0, most)
-        ended = zygote.tell(home.settings, "node", node, delay=delay)
+        ended = zygote.tell(settings, "node", node, delay=delay)
         assert not ended.error, f"seed {SEED}: after {done} kills {node} said {ended.error}"
         if ended.killed:
             done += 1
             yield f"{node} killed after {delay:.3f} of {most:.3f} s"
         else:
             most = min(most, ended.seconds)
-            home.put_back(before)
+            put_back(settings.home, before)
 
 
 def test_every_node_killed_anywhere_ends_as_in_an_undisturbed_home(
     started: Zygote, tmp_path: Path, faults: Any
 ) -> None:
     print(f"seed {SEED}")  # shown where anything fails
-    chance, home, took = random.Random(SEED), Home(tmp_path / "home"), {}
+    chance, took = random.Random(SEED), {}
+    settings = kit.bare_home(tmp_path / "home", **graph_kit.SECTIONS)
     answers: dict[int, Any] = {}
     for generation, texts in ((1, graph_kit.TEXTS), (2, graph_kit.NEWER)):
-        first = home.copy("first")
-        graph_kit.land(home.folder, texts)
+        first = set_aside(settings.home, "first")
+        graph_kit.land(settings.home, texts)
         for node in NODES:
-            took[node] = started.undisturbed(home.settings, "node", node).seconds
-        answers[generation] = started.undisturbed(home.settings, "serve").said
+            took[node] = started.undisturbed(settings, "node", node).seconds
+        answers[generation] = started.undisturbed(settings, "serve").said
         assert answers[generation]["generation"] == generation
-    calm = started.undisturbed(home.settings, "whole").said
+    calm = started.undisturbed(settings, "whole").said
 
-    home.put_back(first)
-    graph_kit.land(home.folder, graph_kit.NEWER)
+    put_back(settings.home, first)
+    graph_kit.land(settings.home, graph_kit.NEWER)
     for node in NODES:
-        for how in killed(started, home, node, most=took[node], chance=chance):
+        for how in killed(started, settings, node, most=took[node], chance=chance):
             kind = "at the boundary of" if "before" in how else "at random in"
             with faults(f"kill -9 {kind} {node}, by the graph, a new service after it"):
                 try:
-                    found = started.undisturbed(home.settings, "serve").said
+                    found = started.undisturbed(settings, "serve").said
                     assert found == answers[found["generation"]] and (found["generation"] == 1 or node == "promote")
                 except AssertionError as exc:
                     raise AssertionError(f"seed {SEED}: {how}") from exc
-        started.undisturbed(home.settings, "node", node)
-    assert started.undisturbed(home.settings, "serve").said == answers[2]
+        started.undisturbed(settings, "node", node)
+    assert started.undisturbed(settings, "serve").said == answers[2]
     with faults("a home after kills of every node, against an undisturbed one"):
-        assert started.undisturbed(home.settings, "whole").said == calm, f"seed {SEED}"
+        assert started.undisturbed(settings, "whole").said == calm, f"seed {SEED}"

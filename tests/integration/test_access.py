@@ -3,9 +3,6 @@ no label finds what is public, whatever way is asked. The tests share a home and
 
 import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import yaml
@@ -17,7 +14,9 @@ from pipelines.errors import BadInput
 from pipelines.runner import run_node
 from pipelines.wiring import Wiring
 from tests import release_kit as kit
+from tests.cli_kit import assay
 from tests.corpus_kit import read_files
+from tests.stage_kit import stages_here
 
 pytestmark = pytest.mark.integration
 TINY = kit.CORPUS
@@ -70,12 +69,8 @@ def settings(tmp_path_factory):
 
 def run(settings, *nodes):
     """What each node said."""
-    return [run_node(settings, TINY, node).summary for node in nodes]
-
-
-def cli(settings, *arguments):
-    assay = Path(sys.executable).parent / "assay"
-    return subprocess.run([assay, *arguments], env=kit.environment(settings), capture_output=True, text=True)
+    with stages_here():
+        return [run_node(settings, TINY, node).summary for node in nodes]
 
 
 def stored(settings):
@@ -165,13 +160,13 @@ def test_a_service_answers_from_what_the_reader_may_see(settings):
 
 
 def test_the_command_takes_labels_and_shows_them(settings):
-    plain = cli(settings, "ask", TINY, ASKED["hr"], "--retrieve")
+    plain = assay("ask", TINY, ASKED["hr"], "--retrieve")
     assert plain.returncode == 0 and "salar" not in plain.stdout.replace(ASKED["hr"], "")
-    shown = cli(settings, "ask", TINY, ASKED["hr"], "--retrieve", "--label", "hr", "--label", "board")
+    shown = assay("ask", TINY, ASKED["hr"], "--retrieve", "--label", "hr", "--label", "board")
     assert "access hr" in shown.stdout and "2,917 euros" in shown.stdout
-    machine = json.loads(cli(settings, "ask", TINY, ASKED["hr"], "--json", "--label", "hr").stdout)
+    machine = json.loads(assay("ask", TINY, ASKED["hr"], "--json", "--label", "hr").stdout)
     assert {cited["access"] for cited in machine["citations"]} <= {"hr", "public"}
-    refused = cli(settings, "ask", TINY, ASKED["hr"], "--retrieve", "--label", "HR")
+    refused = assay("ask", TINY, ASKED["hr"], "--retrieve", "--label", "HR")
     assert (refused.returncode, refused.stdout) == (2, "")
     assert refused.stderr.startswith("assay: access label 'HR' is not valid; a label is a lower-case letter")
 

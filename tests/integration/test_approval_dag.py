@@ -31,7 +31,7 @@ from dags.release import tiny_release as dag
 asked = []
 ADA = SimpleNamespace(get_id=lambda: "7", get_name=lambda: "Ada")
 
-def answer():
+def answer(option):
     while True:
         time.sleep(0.5)
         with create_session() as session:
@@ -40,20 +40,23 @@ def answer():
                 continue
             detail = session.query(HITLDetail).filter_by(ti_id=waiting.id).one()
             asked.append([detail.subject, detail.body])
-            payload = UpdateHITLDetailPayload(chosen_options=[sys.argv[1]], params_input={})
+            payload = UpdateHITLDetailPayload(chosen_options=[option], params_input={})
             update_hitl_detail(dag.dag_id, waiting.run_id, "approve", payload, ADA, session)
             return
 
-threading.Thread(target=answer, daemon=True).start()
-run = dag.test(mark_success_pattern="score_answers")
-states = {ti.task_id: str(ti.state) for ti in run.get_task_instances()}
-print("RESULT " + json.dumps({"state": str(run.state), "tasks": states, "asked": asked}))
+for line in sys.stdin:
+    asked.clear()
+    threading.Thread(target=answer, args=(line.strip(),), daemon=True).start()
+    run = dag.test(mark_success_pattern="score_answers")
+    states = {ti.task_id: str(ti.state) for ti in run.get_task_instances()}
+    print("RESULT " + json.dumps({"state": str(run.state), "tasks": states, "asked": asked}), flush=True)
 """
+"""For each line, what a person will answer: a run of the DAG."""
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """(settings, environment): a judged corpus, and an Airflow whose database is migrated."""
+    """(settings, a process of RUN's): a corpus, and an Airflow whose database is migrated."""
     root = tmp_path_factory.mktemp("dag")
     settings = kit.home(root / "home", promote={"approval": "airflow"})
     env = kit.environment(settings)
@@ -66,18 +69,24 @@ def place(tmp_path_factory):
     subprocess.run([sys.executable, "-m", "airflow", "db", "migrate"], env=env, check=True, capture_output=True)
     before = dict(os.environ)
     os.environ.update(kit.environment(settings))
-    yield settings, env
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen([sys.executable, "-c", RUN], env=env, cwd=checkout(), **pipes) as airflow:
+        yield settings, airflow
+        airflow.stdin.close()
     os.environ.clear()
     os.environ.update(before)
 
 
-def run_dag(env, option):
-    done = subprocess.run(
-        [sys.executable, "-c", RUN, option], env=env, cwd=checkout(), capture_output=True, text=True, timeout=600
-    )
-    said = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
-    assert said, done.stdout[-4000:] + done.stderr[-4000:]
-    return json.loads(said[0].removeprefix("RESULT "))
+def run_dag(airflow, option):
+    """A run of the DAG, in which a person who is asked answers so."""
+    airflow.stdin.write(f"{option}\n")
+    airflow.stdin.flush()
+    said = []
+    for line in airflow.stdout:
+        if line.startswith("RESULT "):
+            return json.loads(line.removeprefix("RESULT "))
+        said.append(line)
+    raise AssertionError("".join(said)[-4000:])
 
 
 def generations(settings):
@@ -85,9 +94,9 @@ def generations(settings):
 
 
 def test_a_no_skips_promote_and_nothing_is_published(place):
-    settings, env = place
+    settings, airflow = place
     facts = kit.candidate(settings)
-    result = run_dag(env, "Reject")
+    result = run_dag(airflow, "Reject")
     wanted = {"score_answers": "success", "judge": "success", "approve": "success", "promote": "skipped"}
     assert (result["tasks"], result["state"]) == (wanted, "success")
     ((subject, body),) = result["asked"]
@@ -97,12 +106,12 @@ def test_a_no_skips_promote_and_nothing_is_published(place):
 
 
 def test_a_yes_publishes_with_who_and_when_and_afterwards_nobody_is_asked(place):
-    settings, env = place
-    result = run_dag(env, "Approve")
+    settings, airflow = place
+    result = run_dag(airflow, "Approve")
     assert set(result["tasks"].values()) == {"success"} and len(result["asked"]) == 1
     approval = views.release_manifest(settings, TINY, None)["approval"]
     assert approval["by"] == "Ada" and approval["how"].startswith(f"Airflow: {TINY}_release run ")
     assert approval["at"].endswith("+00:00")
-    again = run_dag(env, "Approve")
+    again = run_dag(airflow, "Approve")
     assert again["asked"] == [] and again["tasks"]["promote"] == "skipped"  # unchanged
     assert generations(settings) == [1]

@@ -3,9 +3,6 @@ In order, on one home."""
 
 import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import yaml
@@ -15,6 +12,7 @@ from pipelines.core.approval import UNKNOWN
 from pipelines.errors import BadInput, NotApproved, NotFound, NotPromotable
 from pipelines.wiring import Wiring
 from tests import release_kit as kit
+from tests.cli_kit import assay, process
 
 pytestmark = pytest.mark.integration
 TINY = kit.CORPUS
@@ -39,11 +37,6 @@ def run_promote(settings, **answer):
         wiring.store.close()
 
 
-def cli(settings, *arguments):
-    assay = Path(sys.executable).parent / "assay"
-    return subprocess.run([assay, *arguments], env=kit.environment(settings), capture_output=True, text=True)
-
-
 def client(settings):
     from mlflow import MlflowClient
 
@@ -65,7 +58,7 @@ def test_a_candidate_waits_and_says_where(settings):
     with pytest.raises(NotFound, match="tiny has no judge yet"):
         approve.approve_candidate(settings, TINY, by="Ada", reject=False, reason=None)
     facts = kit.candidate(settings)
-    done = cli(settings, "promote", TINY)
+    done = assay("promote", TINY)
     assert (done.returncode, done.stdout) == (2, "")  # as for a rejected candidate
     wanted = f"assay: tiny: waiting for approval: set validation_status=approved on model {MODEL} version 1 in MLflow ("
     assert done.stderr.startswith(wanted) and "or: assay approve tiny --by WHO" in done.stderr
@@ -79,9 +72,9 @@ def test_a_candidate_waits_and_says_where(settings):
 
 def test_a_rejection_is_said_with_who_and_why(settings):
     for wrong in (("--reject",), ("--reason", "no")):
-        done = cli(settings, "approve", TINY, "--by", "Ben", *wrong)
+        done = assay("approve", TINY, "--by", "Ben", *wrong)
         assert done.returncode == 2 and "--reject and --reason go together" in done.stderr
-    done = cli(settings, "approve", TINY, "--by", "Ben", "--reject", "--reason", "the tone is off")
+    done = assay("approve", TINY, "--by", "Ben", "--reject", "--reason", "the tone is off")
     assert done.returncode == 0 and "is rejected by Ben" in done.stdout
     with pytest.raises(NotApproved, match=rf"rejected by Ben on model {MODEL} version 1 \(.*\): the tone is off"):
         promote.promote_candidate(settings, TINY)
@@ -90,7 +83,7 @@ def test_a_rejection_is_said_with_who_and_why(settings):
 
 
 def test_what_was_approved_is_published_and_signed_with_who_and_when(settings):
-    done = cli(settings, "approve", TINY, "--by", "Ada Lovelace")
+    done = process(settings, "approve", TINY, "--by", "Ada Lovelace")
     assert done.stdout.startswith(f"tiny: model {MODEL} version 1 (candidate ") and "approved by Ada" in done.stdout
     assert run_promote(settings) == (True, "generation 1: arm rag, revision r1")
     approval = newest(settings)["approval"]

@@ -134,7 +134,10 @@ def test_bad_input_is_one_line_and_exit_2_and_leaves_nothing(command):
 def test_a_model_or_a_java_that_is_not_there_is_named_and_the_stage_leaves_nothing(command):
     for name, text in rules(40).items():  # enough to start Spark
         (command.landing / name).write_text(text)
-    command("new", "demo", "--documents", str(command.landing))
+    gold = command.landing.parent / "gold.jsonl"
+    rows = [{**QUESTION, "id": f"q{n}", "question": f"How long {n}?", "evidence": []} for n in range(40)]
+    gold.write_text("\n".join(json.dumps(row) for row in rows))
+    command("new", "demo", "--documents", str(command.landing), "--questions", str(gold))
     # Pages of rules repeat words as stuffing does, and nobody is to review them here.
     command.change(chunk={"min_tokens": 24, "max_tokens": 48, "overlap": 4}, check={"suspicious": "off"})
     for name in ("fetch", "check", "snapshot"):
@@ -150,12 +153,6 @@ def test_a_model_or_a_java_that_is_not_there_is_named_and_the_stage_leaves_nothi
     assert "openjdk-17-jre-headless" in command.refused("stage", "demo", "embed")
     assert not (command.workspace / "receipts" / "embed.json").exists()
     command.change(generate={"model": "nowhere"})
-    gold = command.landing.parent / "gold.jsonl"
-    rows = [{**QUESTION, "id": f"q{n}", "question": f"How long {n}?"} for n in range(40)]
-    gold.write_text("\n".join(json.dumps(row | {"evidence": []}) for row in rows))
-    command.change(source={"documents": str(command.landing), "questions": str(gold)})
-    for name in ("fetch", "check", "snapshot"):
-        command.stage(name)
     assert "there is no models/generators/nowhere.yaml; known: endpoint, smollm2" in command.refused(
         "stage", "demo", "mix"
     )

@@ -5,8 +5,6 @@ import hashlib
 import json
 import os
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -18,6 +16,7 @@ from pipelines.errors import BadInput, IntegrityError, NotFound
 from pipelines.wiring import Wiring
 from tests import erase_kit as kit
 from tests import release_kit
+from tests.cli_kit import assay
 
 pytestmark = pytest.mark.integration
 TINY, GONE = kit.TINY, kit.GONE
@@ -69,13 +68,8 @@ def documents(service):
         service.ports.store.close()
 
 
-def cli(settings, *arguments):
-    assay = Path(sys.executable).parent / "assay"
-    return subprocess.run([assay, *arguments], env=release_kit.environment(settings), capture_output=True, text=True)
-
-
 def test_what_is_unknown_is_refused_and_a_dry_run_changes_nothing(settings):
-    said = cli(settings, "erase", TINY, "letters/none.md")
+    said = assay("erase", TINY, "letters/none.md")
     assert said.returncode == 2 and said.stderr.startswith("assay: tiny has no document 'letters/none.md', neither now")
     assert len(said.stderr.splitlines()) == 1
     with pytest.raises(BadInput, match="--adapters is 'burn'; one of retire, keep"):
@@ -150,9 +144,9 @@ def test_history_and_caches_stay_usable(settings):
     changed, said = kit.run(settings)
     assert not changed and said == "unchanged at generation 2"
     assert [*erase.erase(settings, TINY, [GONE])][-1].startswith("tiny: erasure 1 is finished: ")
-    shown = cli(settings, "erasures", TINY, "--json")
+    shown = assay("erasures", TINY, "--json")
     assert json.loads(shown.stdout)["erasures"][0]["receipt"]["state"] == "finished"
-    assert GONE in cli(settings, "erasures", TINY).stdout
+    assert GONE in assay("erasures", TINY).stdout
 
 
 def test_a_list_that_was_cut_or_altered_serves_nothing(settings):

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from pipelines.actions import compare, measure_learning, views
+from pipelines.actions import compare, measure_freshness, measure_learning, views
 from pipelines.actions.measure import measure_corpus
 from pipelines.core import canaries
 from pipelines.errors import BadInput
@@ -19,6 +21,8 @@ from pipelines.runner import sync_champion
 from pipelines.stages import mix, score_answers, train
 from pipelines.wiring import Wiring
 from tests import release_kit as kit
+from tests.cli_kit import assay
+from tests.stage_kit import stages_here
 
 pytestmark = pytest.mark.integration
 QUESTIONS = [
@@ -76,9 +80,18 @@ def wiring(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wiring]:
     os.environ.update(before)
 
 
+def assay_stage(command: Sequence[str], *, env: Mapping[str, str], **how: Any) -> Any:
+    """The copy's `assay stage`: of `fetch` as the process that it is, of the others in this one."""
+    if command[-1] == "fetch":
+        return subprocess.run(command, env=env, check=False, capture_output=True, text=True)
+    with stages_here():
+        return assay(*command[command.index("stage") :], environment=env)
+
+
 @pytest.fixture(scope="module")
 def measured(wiring: Wiring) -> dict[str, Any]:
     with pytest.MonkeyPatch.context() as fewer:
+        fewer.setattr(measure_freshness, "subprocess", SimpleNamespace(run=assay_stage))
         fewer.setattr(canaries, "EACH", 1)
         fewer.setattr(measure_learning, "SHARES", (0.5, 1.0))
         said = list(measure_corpus(wiring.settings, kit.CORPUS))

@@ -19,6 +19,7 @@ from pipelines.errors import BadInput, IntegrityError, NotFound, NotPromotable, 
 from pipelines.released import embedder_of
 from pipelines.wiring import Wiring
 from tests import release_kit as kit
+from tests.cli_kit import assay, process
 from tests.milvus_kit import free_port
 
 pytestmark = pytest.mark.integration
@@ -61,11 +62,6 @@ def tags(settings):
 
 def generations(settings):
     return [row["generation"] for row in views.release_list(settings, TINY)["releases"]]
-
-
-def cli(settings, *arguments):
-    assay = Path(sys.executable).parent / "assay"
-    return subprocess.run([assay, *arguments], env=kit.environment(settings), capture_output=True, text=True)
 
 
 def test_before_the_first_release_everything_says_how(settings):
@@ -115,7 +111,7 @@ def test_again_nothing_is_published_and_lost_projections_come_back(settings):
     wiring.store.close()
     pushed = next((settings.home / "remotes" / TINY).rglob("*.dir"))
     pushed.unlink()
-    done = cli(settings, "reconcile", TINY, "--remote")
+    done = process(settings, "reconcile", TINY, "--remote")
     remote, projected = map(json.loads, done.stdout.splitlines())
     assert remote["remote"]["sent"] == 1 and pushed.is_file()
     assert projected["generation"] == 1
@@ -231,10 +227,10 @@ def test_passages_alone_come_from_a_cold_process_that_loads_no_generator(setting
     assert scores == sorted(scores, reverse=True)
     assert cost["heavy"] == []
     assert cost["cpu"] < 4
-    shown = cli(settings, "ask", f"{TINY}@2", asked, "--retrieve").stdout
+    shown = assay("ask", f"{TINY}@2", asked, "--retrieve").stdout
     assert "refunds (revision r2, characters 0–72)" in shown
     assert f"{TINY}, generation 2" in shown
-    narrowed = cli(settings, "ask", TINY, asked, "--retrieve", "--json", "--document", "warranty")
+    narrowed = assay("ask", TINY, asked, "--retrieve", "--json", "--document", "warranty")
     assert [passage["document"] for passage in json.loads(narrowed.stdout)["passages"]] == ["warranty"]
 
 
@@ -263,7 +259,7 @@ def test_rollback_publishes_an_older_build_and_holds_what_it_withdrew(settings):
         rollback.rollback_release(settings, TINY, to=3)
     with pytest.raises(NotFound, match="tiny has no generation 9; there are: 1, 2, 3"):
         rollback.rollback_release(settings, TINY, to=9)
-    done = cli(settings, "rollback", TINY, "--to", "1")
+    done = process(settings, "rollback", TINY, "--to", "1")
     assert done.stdout.strip() == "tiny: generation 4 serves what generation 1 served, arm rag"
     newest, first = (views.release_manifest(settings, TINY, generation) for generation in (None, 1))
     assert newest["index"] == first["index"]
@@ -280,7 +276,7 @@ def test_a_verdict_on_another_candidate_is_no_verdict(settings):
     wiring = Wiring.of(settings, TINY)
     held = wiring.workspace.receipt("index")
     wiring.workspace.write_receipt("index", {**held, "digest": "0" * 64}, {}, "")
-    done = cli(settings, "promote", TINY)
+    done = process(settings, "promote", TINY)
     assert done.returncode == 2
     assert done.stderr == "assay: tiny: the verdict is on another candidate than the newest; run: assay run tiny\n"
     wiring.workspace.write_receipt("index", held, {}, "")
@@ -361,12 +357,12 @@ def test_an_altered_manifest_is_refused_by_every_command(settings):
     )["payload"]  # fmt: skip
     file.write_text(json.dumps(envelope))
     for command in (("show", TINY), ("ask", TINY, "Anything?"), ("verify", TINY), ("releases", TINY, "--json")):
-        done = cli(settings, *command)
+        done = assay(*command)
         assert done.returncode == 1, command
         assert done.stderr == (
             "assay: release tiny@5: the signature does not match the manifest; it was altered\n"
         )  # fmt: skip
-    status = json.loads(cli(settings, "status", "--json").stdout)
+    status = json.loads(assay("status", "--json").stdout)
     assert "it was altered" in status["corpora"][0]["problem"]
     file.write_bytes(whole)
 
@@ -383,7 +379,7 @@ def test_an_altered_manifest_is_refused_by_every_command(settings):
     ],
 )
 def test_bad_input_is_one_line_and_exit_2(settings, command, said):
-    done = cli(settings, *command)
+    done = assay(*command)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(said)
     assert done.stderr.count("\n") == 1
@@ -391,11 +387,11 @@ def test_bad_input_is_one_line_and_exit_2(settings, command, said):
 
 def test_every_view_is_shown_and_is_json(settings):
     for command in (("compare", TINY), ("report", TINY), ("releases", TINY), ("show", f"{TINY}@2"), ("status",)):
-        shown, machine = cli(settings, *command), cli(settings, *command, "--json")
+        shown, machine = assay(*command), assay(*command, "--json")
         assert (shown.returncode, machine.returncode) == (0, 0), shown.stderr + machine.stderr
         assert TINY in shown.stdout
         assert isinstance(json.loads(machine.stdout), dict)
-    report = json.loads(cli(settings, "report", TINY, "--json").stdout)
+    report = json.loads(assay("report", TINY, "--json").stdout)
     assert set(report["retrieval"]["ndcg@10"]) == {"value", "low", "high", "n"}
     assert set(report["answers"]["token_f1"]) == {"value", "low", "high", "n"}
     assert report["verdict"]["passed"]

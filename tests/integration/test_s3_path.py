@@ -29,6 +29,14 @@ from tests.s3_kit import BUCKET, SECRET, Requests, served
 
 pytestmark = pytest.mark.integration
 BIN = Path(sys.executable).parent
+ON_SPARK = """
+import sys
+from pipelines.stages import embed
+from tests.index_kit import main
+embed.SMALL = 0
+main(*sys.argv[1:])
+"""
+"""Stages in a process of their own that starts Spark for however little there is to embed."""
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +55,11 @@ def test_the_index_path_leaves_its_build_on_s3_and_nothing_in_the_folder(request
     ports = index_kit.ports_of(tmp_path, index_kit.params_of())
     index_kit.write_corpus(ports.workspace, index_kit.documents_of(index_kit.TEXTS))
     requests.taken()
-    run = [sys.executable, "-m", "tests.index_kit", str(tmp_path), "{}", "chunk", "embed", "index"]
+    run = [sys.executable, "-c", ON_SPARK, str(tmp_path), "{}", "chunk", "embed", "index"]
     done = subprocess.run(run, cwd=checkout(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     counted = requests.taken()
+    assert (tmp_path / "cache" / "spark" / "spark.log").is_file()
     facts = ports.workspace.receipt("index")
     objects = ObstoreObjects(os.environ["ASSAY_OBJECTS_URI"])
     seal = json.loads(objects.get(f"{facts['key']}/seal.json"))

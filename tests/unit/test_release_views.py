@@ -208,7 +208,7 @@ def test_the_description_is_markdown_tables_that_hold_every_digest():
 
 
 def test_views_before_anything_ran(tmp_path, monkeypatch):
-    settings = kit.home(tmp_path)
+    settings = kit.bare_home(tmp_path)
     (row,) = views.overview(settings)["corpora"]
     assert (row["corpus"], row["revision"], row["verdict"], row["generation"]) == ("tiny", None, None, None)
     with pytest.raises(NotFound, match="tiny has no score_answers yet; run: assay run tiny"):

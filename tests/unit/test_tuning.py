@@ -269,7 +269,7 @@ def workspace_params(wiring):
 
 
 def test_a_run_names_the_newest_and_a_release_keeps_its_own(tmp_path):
-    settings = kit.home(tmp_path, embed={"model": "tuned"})
+    settings = kit.bare_home(tmp_path, embed={"model": "tuned"})
     corpus = {"home": tmp_path, "corpus": kit.CORPUS, "kind": "embedder"}
     for digest in ("a" * 64, "b" * 64):
         made(tmp_path / "scratch", digest)
@@ -289,7 +289,7 @@ def test_a_run_names_the_newest_and_a_release_keeps_its_own(tmp_path):
 
 
 def test_a_run_without_a_tuned_model_names_none(tmp_path):
-    wiring = Wiring.of(kit.home(tmp_path), kit.CORPUS)
+    wiring = Wiring.of(kit.bare_home(tmp_path), kit.CORPUS)
     runner._sync(wiring)
     assert workspace_params(wiring)["embed"].keys() == {"model", "precision", "batch_tokens", "partitions"}
     with pytest.raises(BadConfig, match=r"embed\.model is minilm, which is not tuned from another"):
