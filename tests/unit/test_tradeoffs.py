@@ -104,11 +104,11 @@ def test_what_was_paid_is_read_from_what_the_stages_measured(tmp_path):
         found = compare._facts(workspace, wiring.params.model_copy(update={"answer": answer}), kit.ARMS)
         return found.index["paid"], found.training["paid"]
 
-    workspace.write_receipt("train", {**adapter, "examples": 20}, {"gpu_hours": 0.5}, "")
+    workspace.write_receipt("train", {**adapter, "base": "smollm2", "examples": 20}, {"gpu_hours": 0.5}, "")
     assert paid(Spent(900, 0, 0.5, "USD"), gpu_hour=2.5) == (0.5, 1.25)
     assert paid(Spent(900, 0, 0.5, "USD"), currency="EUR") == (None, None)  # another currency, no price of a GPU
     assert paid(Spent(900, 0)) == (None, None)
-    workspace.write_receipt("train", {**adapter, "examples": 20}, {"gpu_hours": 0.0}, "")
+    workspace.write_receipt("train", {**adapter, "base": "smollm2", "examples": 20}, {"gpu_hours": 0.0}, "")
     assert paid(None) == (0.0, 0.0)  # an embedder that is here, a training on the CPU
 
 
