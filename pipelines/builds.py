@@ -41,7 +41,8 @@ def require_embedder(build: Facts, embedder: Embedder) -> None:
     if embedder.digest != build["embedder_digest"]:
         raise IntegrityError(
             f"{build['collection']} was embedded by {build['embedder_digest'][:12]}, "
-            f"but embed.model and embed.precision are {embedder.digest[:12]} now; run stage embed again"
+            f"but embed.model and embed.precision are {embedder.digest[:12]} now (int8 is another "
+            "where the CPU multiplies bf16 and where it does not); run stage embed again"
         )
 
 
