@@ -41,13 +41,14 @@ def require_embedder(build: Facts, embedder: Embedder) -> None:
     if embedder.digest != build["embedder_digest"]:
         raise IntegrityError(
             f"{build['collection']} was embedded by {build['embedder_digest'][:12]}, "
-            f"but embed.model and embed.precision are {embedder.digest[:12]} now; run stage embed again"
+            f"but embed.model and embed.precision are {embedder.digest[:12]} now (int8 is another "
+            "where the CPU multiplies bf16 and where it does not); run stage embed again"
         )
 
 
 def build_rows(objects: ObjectStore, build: Facts, *, columns: Sequence[str] | None = None) -> Iterator[Any]:
-    """Arrow record batches of a build, part by part; one part (at most some 50 MB) is in memory at a time. They have
-    `access` also where the build was written before there were labels.
+    """Arrow record batches of a build, part by part; one part (at most some 50 MB) is in memory at a time, and of
+    `columns` no others are fetched. They have `access` also where the build was written before there were labels.
 
     `build` has `key` and `parts`. NotFound names a part that is gone, IntegrityError one that is damaged.
     """
@@ -56,17 +57,17 @@ def build_rows(objects: ObjectStore, build: Facts, *, columns: Sequence[str] | N
 
     from pipelines.schemas import with_access
 
-    for part in build["parts"]:
+    for key in (f"{build['key']}/{part}" for part in build["parts"]):
         try:
-            data = objects.get(f"{build['key']}/{part}")
+            source = objects.reader(key) if columns else io.BytesIO(objects.get(key))
         except KeyError as exc:
-            raise NotFound(f"{build['key']}/{part} is not in the object store; run stage embed again") from exc
+            raise NotFound(f"{key} is not in the object store; run stage embed again") from exc
         try:
-            with pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True) as file:
+            with pq.ParquetFile(source, page_checksum_verification=True, pre_buffer=True) as file:
                 batches = file.iter_batches(batch_size=BATCH, columns=columns)
                 yield from map(with_access, batches) if columns is None or "access" in columns else batches
         except (pa.ArrowException, OSError) as exc:
-            raise IntegrityError(f"{build['key']}/{part} is damaged; run stage embed again") from exc
+            raise IntegrityError(f"{key} is damaged; run stage embed again") from exc
 
 
 def parquet_digest(objects: ObjectStore, build: Facts) -> tuple[int, str]:

@@ -65,8 +65,8 @@ def within(table: Any, low: str, high: str) -> Any:
 
 
 def read_part(objects: ObjectStore, key: str, columns: Sequence[str] | None = None) -> Any:
-    """One Parquet object as an Arrow table; page checksums are verified. Rows have `access` also where they were
-    written before there were labels.
+    """One Parquet object as an Arrow table; page checksums are verified. Of named `columns` no others are fetched. Rows
+    have `access` also where they were written before there were labels.
 
     NotFound when it is not there, IntegrityError when it is damaged.
     """
@@ -77,7 +77,8 @@ def read_part(objects: ObjectStore, key: str, columns: Sequence[str] | None = No
 
     stage = {"chunks": "chunk"}.get(key.split("/")[0], "embed")
     try:
-        with pq.ParquetFile(io.BytesIO(objects.get(key)), page_checksum_verification=True) as file:
+        source = objects.reader(key) if columns else io.BytesIO(objects.get(key))
+        with pq.ParquetFile(source, page_checksum_verification=True, pre_buffer=True) as file:
             table = file.read(columns=list(columns) if columns else None)
     except KeyError as exc:
         raise NotFound(f"{key} is not in the object store; run stage {stage} again") from exc

@@ -96,13 +96,13 @@ def tokenizer_file(wanted: str, *, folder: Path) -> Path:
     return file
 
 
-def _quantiser(definition: Definition, precision: str) -> dict[str, Any]:
-    """What int8 weights depend on beside the model: calibration texts, layers left out, libraries."""
+def _quantiser(definition: Definition, precision: str, rest: str | None) -> dict[str, Any]:
+    """What int8 vectors depend on beside the model: calibration texts, layers left out, type of the rest, libraries."""
     if precision != "int8":
         return {}
     versions = {library: version(library) for library in ("nncf", "openvino")}
     kept = list(definition.float_layers)
-    return {"quantiser": {"calibration": sha256_file(calibration()), "float_layers": kept, **versions}}
+    return {"quantiser": {"calibration": sha256_file(calibration()), "float_layers": kept, "rest": rest, **versions}}
 
 
 def calibration() -> Path:
@@ -110,9 +110,10 @@ def calibration() -> Path:
     return checkout() / "models" / "embedders" / "calibration.jsonl"
 
 
-def embedder_digest(definition: Definition, precision: str) -> str:
+def embedder_digest(definition: Definition, precision: str, *, rest: str | None = None) -> str:
     """64 hex digits over weights, tokenizer, prefix, pooling, normalisation, window and precision; for int8 also over
-    calibration texts and quantiser.
+    calibration texts, quantiser, and `rest`: the type that this CPU computes in what is not quantised
+    (`backends.openvino.inference_type`).
 
     Pooling and normalisation are the modules of the sentence-transformers folder with their configurations; names
     of files, folders and of the definition do not count.
@@ -138,6 +139,6 @@ def embedder_digest(definition: Definition, precision: str) -> str:
             "window": definition.window,
             "precision": precision,
             "graph": GRAPH,
-            **_quantiser(definition, precision),
+            **_quantiser(definition, precision, rest),
         }
     )

@@ -4,13 +4,20 @@ Vectors are found in the build before (by the rows' keys, part by part), and els
 `embeddings/EMBEDDER_DIGEST/` (by text digest), which keeps every text ever embedded, whatever corpus it came from. Of
 the cache only the digests are read, and only when the build before does not have everything. DuckDB joins them with
 bounded memory. Nothing is embedded and nothing written here.
+
+However rows and texts lie to each other, no part of the cache is read more than NEAR times: one that few parts of the
+build need is read by each of these; one that more need (keys changed, as when documents are renamed) is read once, and
+its vectors are handed on to the parts that need them.
 """
 
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 from pipelines.chunk_sets import covering, number_of, part_name, read_part
@@ -18,6 +25,10 @@ from pipelines.ports import ObjectStore
 
 TEXTS_PER_TASK = (256, 4_096)
 """Fewest and most texts of one task, which is one part of the cache: what a kill can lose of a core's work."""
+
+
+NEAR = 16
+"""Most parts of a build that read one part of the cache themselves."""
 
 
 def cache_folder(embedder: str) -> str:
@@ -47,12 +58,23 @@ class Texts:
 @dataclass(frozen=True)
 class Rows:
     """What one task writes: part `number` of the build, from that part of the chunk set and the objects that hold its
-    vectors: parts of the build `before`, looked up by key, and of the cache, by text digest."""
+    vectors: parts of the build `before`, looked up by key, and of the cache, by text digest. Other vectors are handed
+    to it (`Moves`)."""
 
     number: int
     chunks: str
     before: tuple[str, ...]
     cached: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Moves:
+    """What one task hands on: of the part `source` of the cache the vectors of these texts (32 digits each, joined),
+    each to the part of the build whose number stands at its place in `parts`, which is in order."""
+
+    source: str
+    texts: str
+    parts: array[int]
 
 
 class Plan:
@@ -144,16 +166,43 @@ class Plan:
 
     def rows(self, made: list[str]) -> list[Rows]:
         """The tasks that write the build. `made`: the parts of the cache that the tasks of `texts` wrote, in order."""
-        sources = [*self._sources, *made]
         if made:
             self._joining.execute(
                 "INSERT INTO held SELECT text, task + $first FROM todo", {"first": len(self._sources)}
             )
-        needed = self._joining.execute(
-            "SELECT part, list(DISTINCT source ORDER BY source) FROM new JOIN held USING (text) GROUP BY part"
+            self._sources += made
+        self._joining.execute(
+            "CREATE TABLE needed AS SELECT source, part FROM new JOIN held USING (text) GROUP BY source, part"
         )
-        cached = {part: tuple(sources[number] for number in numbers) for part, numbers in needed.fetchall()}
+        self._joining.execute(
+            "CREATE TABLE far AS SELECT source FROM needed GROUP BY source HAVING count(*) > $near", {"near": NEAR}
+        )
+        near = self._joining.execute(
+            "SELECT part, list(source ORDER BY source) FROM needed ANTI JOIN far USING (source) GROUP BY part"
+        )
+        cached = {part: tuple(self._sources[number] for number in numbers) for part, numbers in near.fetchall()}
         return [
             Rows(number, self._part(number), tuple(self._parts_before(number)), cached.get(number, ()))
             for number in range(self._chunks["parts"])
         ]
+
+    def moves(self) -> list[Moves]:
+        """What is handed on to the tasks of `rows`, which was asked before: 34 bytes for each text and part."""
+        found = self._joining.cursor().execute(
+            "SELECT DISTINCT source, replace(text::VARCHAR, '-', '') AS digits, part FROM new JOIN held USING (text) "
+            "SEMI JOIN far USING (source) ORDER BY source, part, digits"
+        )
+        moves = []
+        for source, rows in groupby(_each(found), key=itemgetter(0)):
+            texts, parts = array("B"), array("H")
+            for _, text, part in rows:
+                texts.frombytes(text.encode())
+                parts.append(part)
+            moves.append(Moves(self._sources[source], texts.tobytes().decode(), parts))
+        return moves
+
+
+def _each(found: Any) -> Iterator[tuple[Any, ...]]:
+    """The rows of a result, some thousands in memory at a time."""
+    while rows := found.fetchmany(4_096):
+        yield from rows

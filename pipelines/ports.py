@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from io import RawIOBase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -171,7 +172,8 @@ class VectorStore(Protocol):
         self, collection: str, rows: Iterable[Any], *, dim: int, index_type: str = "FLAT", finish: bool = True
     ) -> int:
         """Create if needed (FLAT or HNSW) and upsert Arrow record batches (columns of `schemas.VECTORS`); returns rows
-        held. With `finish=False` rows written: one of several loads at once, which a later call flushes and counts."""
+        held. With `finish=False` rows written: one of several loads at once, which a later call flushes and counts. A
+        store that imports takes the rows for the whole collection, and replaces it."""
         ...
 
     def rows(self, collection: str) -> Iterator[tuple[str, str, bytes]]:
@@ -271,6 +273,10 @@ class ObjectStore(Protocol):
 
     def get(self, key: str) -> bytes:
         """The object; KeyError when there is none."""
+        ...
+
+    def reader(self, key: str) -> RawIOBase:
+        """The object as a file, for reading: only what is read of it is fetched. KeyError when there is none."""
         ...
 
     def put(self, key: str, data: bytes) -> None: ...

@@ -1,15 +1,17 @@
 """The object store on obstore: a local folder or `s3://bucket/prefix`, behind `ports.ObjectStore`.
 
-Each write is whole or absent: a folder gets a staged file that is renamed, S3 a single put. Nothing is cached.
+Each write is whole or absent: a folder gets a staged file that is renamed, S3 a single put. Nothing is cached. Of a
+large object single ranges can be read.
 Credentials and endpoint of S3 come from the usual AWS_* variables.
 """
 
 from __future__ import annotations
 
+import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,40 @@ def valid_key(key: str) -> str:
     if _KEY.fullmatch(key) is None or any(part in (".", "..") for part in key.split("/")):
         raise BadInput(f"object key {key!r} is not valid; a key is {KEY_FORM}")
     return key
+
+
+TAIL = 65_536
+"""Bytes at the end of an object that its reader fetches at once: what Parquet's reader begins with."""
+
+
+class Ranged(io.RawIOBase):
+    """An object as a file to read from: its last bytes, which are here, and of the rest one range for each read."""
+
+    def __init__(self, tail: bytes, *, size: int, fetch: Callable[[int, int], bytes]) -> None:
+        """`fetch(start, length)` gets a range; `size` is the whole object's, in bytes."""
+        super().__init__()
+        self._tail, self._size, self._fetch, self._at = tail, size, fetch, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        return self._at
+
+    def read(self, size: int | None = -1) -> bytes:
+        start, here = self._at, self._size - len(self._tail)
+        end = self._size if size is None or size < 0 else min(start + size, self._size)
+        if end <= start:
+            return b""
+        self._at = end
+        return self._tail[start - here : end - here] if start >= here else self._fetch(start, end - start)
 
 
 class ObstoreObjects:
@@ -76,6 +112,24 @@ class ObstoreObjects:
                 return bytes(get(self._store, key).bytes())
             except FileNotFoundError as exc:
                 raise KeyError(key) from exc
+
+    def reader(self, key: str) -> Ranged:
+        """The object as a file of which only what is read is fetched; KeyError when there is none."""
+        from obstore import get
+
+        valid_key(key)
+        with self._said_plainly(f"reading {key}"):
+            try:
+                end = get(self._store, key, options={"range": {"suffix": TAIL}})
+                return Ranged(bytes(end.bytes()), size=end.meta["size"], fetch=partial(self._range, key))
+            except FileNotFoundError as exc:
+                raise KeyError(key) from exc
+
+    def _range(self, key: str, start: int, length: int) -> bytes:
+        from obstore import get_range
+
+        with self._said_plainly(f"reading {key}"):
+            return bytes(get_range(self._store, key, start=start, length=length))
 
     def put(self, key: str, data: bytes) -> None:
         """Write or replace, whole or not at all."""

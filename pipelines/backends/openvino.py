@@ -8,7 +8,7 @@ CPU-seconds to import; afterwards only openvino and tokenizers are loaded. An ex
 |---|---|
 | fp32 | as the model came |
 | bf16 | fp32 weights, computed in bf16; refused on a CPU that does not multiply bf16 natively |
-| int8 | quantised by NNCF; what stays outside is computed in bf16 where the CPU can, else in fp32 |
+| int8 | quantised by NNCF; what stays outside is computed in bf16 where the CPU can, else in fp32: two digests |
 
 A vector depends on its text alone: only texts of the same token count share a batch, so nothing is padded. Padding
 changes the last bits, and then a build's digest would depend on what happened to be in the cache before.
@@ -55,6 +55,18 @@ def inference_type(precision: str) -> str:
     return "f32"
 
 
+def computed_in(precision: str, recorded: str | None) -> str:
+    """The type that an export is computed in here: the one `recorded` when it was made, whatever this CPU would take by
+    itself. BadConfig when this CPU cannot. None: by a version that recorded nothing."""
+    here = inference_type(precision)
+    if recorded == "bf16" and here != "bf16":
+        raise BadConfig(
+            f"embed.precision is {precision!r} and the export computes in bf16 what is not quantised, but this CPU "
+            "does not multiply bf16 natively: its vectors would be others; run on a CPU that does, or embed anew here"
+        )
+    return recorded or here
+
+
 def _export(definition: Definition, precision: str, digest: str, destination: Path) -> None:
     """Convert in a process of its own; see `exports.make`."""
     asked = {
@@ -66,7 +78,8 @@ def _export(definition: Definition, precision: str, digest: str, destination: Pa
         "window": definition.window,
         "float_layers": definition.float_layers,
     }
-    facts = {"digest": digest, **{name: asked[name] for name in ("prefix", "lower", "window")}}
+    told = {name: asked[name] for name in ("prefix", "lower", "window")}
+    facts = {"digest": digest, **told, "computed_in": inference_type(precision)}
     module, what = "pipelines.backends.openvino_export", f"embedder {definition.name}"
     exports.make(destination, module, [json.dumps(asked)], files=_FILES, facts=facts, what=what)
 
@@ -81,7 +94,7 @@ class OpenVinoEmbedder(TextReader):
     def __init__(self, folder: Path, *, name: str, precision: str, batch_tokens: int, threads: int) -> None:
         """Verify the export below `folder`; IntegrityError when a file is not what was recorded."""
         facts = exports.opened(folder)
-        self._folder, self._precision = folder, precision
+        self._folder, self._precision, self._computed_in = folder, precision, facts.get("computed_in")
         self._batch_tokens, self._threads = batch_tokens, threads
         self.digest = str(facts["digest"])
         super().__init__(
@@ -101,7 +114,7 @@ class OpenVinoEmbedder(TextReader):
         import openvino
 
         options = {
-            "INFERENCE_PRECISION_HINT": inference_type(self._precision),  # else bf16 where the machine has AMX
+            "INFERENCE_PRECISION_HINT": computed_in(self._precision, self._computed_in),  # else bf16 where there is AMX
             "INFERENCE_NUM_THREADS": self._threads,
             "NUM_STREAMS": 1,
             "ENABLE_CPU_PINNING": False,  # else every single-threaded worker is pinned to the same first core
@@ -158,9 +171,9 @@ def load_embedder(
     precision that this CPU lacks, MissingTool when the model is not on this machine, IntegrityError when the export
     was altered.
     """
-    inference_type(precision)
+    rest = inference_type(precision)
     parsed = read_definition(definition, tuned=tuned)
-    digest = embedder_digest(parsed, precision)
+    digest = embedder_digest(parsed, precision, rest=rest)
     folder = cache / "embedders" / digest
     if not (folder / exports.FACTS).is_file():
         _export(parsed, precision, digest, folder)

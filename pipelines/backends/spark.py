@@ -242,8 +242,30 @@ def watch(spark: Any, say: Callable[[float], None], *, every: float = 5.0) -> It
 
 
 def each(
-    spark: Any, work: Callable[[Any], Any], tasks: Sequence[Any], *, say: Callable[[float], None] | None = None
+    spark: Any,
+    work: Callable[..., Any],
+    tasks: Sequence[Any],
+    *,
+    say: Callable[[float], None] | None = None,
+    give: Callable[[Any], Iterable[tuple[int, bytes]]] | None = None,
+    givers: Sequence[Any] = (),
 ) -> list[Any]:
-    """`work` of every task, one Spark task each; the results in order. `say` hears what share is done."""
+    """`work` of every task, one Spark task each; the results in order. `say` hears what share is done.
+
+    With `givers` it is `work(task, pieces)`, the pieces being all that `give(giver)` yields for the task's place among
+    the tasks, in any order. Each giver is a Spark task too; pieces pass through Spark's shuffle, which is on disk.
+    """
+    context, count = spark.sparkContext, len(tasks)
     with watch(spark, say) if say else nullcontext():
-        return list(spark.sparkContext.parallelize(tasks, len(tasks)).map(work).collect())
+        if give is None or not givers:
+            return list(context.parallelize(tasks, count).map(work).collect())
+
+        def finish(placed: Iterable[tuple[int, Any]]) -> Iterator[Any]:
+            values = [value for _, value in placed]
+            pieces = [value for value in values if isinstance(value, bytes)]
+            (task,) = (value for value in values if not isinstance(value, bytes))
+            yield work(task, pieces)
+
+        given = context.parallelize(givers, len(givers)).flatMap(give)
+        placed = context.parallelize(list(enumerate(tasks)), count).union(given)
+        return list(placed.partitionBy(count, int).mapPartitions(finish).collect())

@@ -4,8 +4,9 @@ Texts are embedded once per embedder digest, whatever corpus or build they occur
 Each part is written whole under a name that follows from its texts, so a job that was killed or repeated leaves no
 duplicates and keeps what it finished. The build's marker is written last. Milvus is not touched here.
 
-Spark schedules, retries and repeats the tasks; texts and vectors never pass through its JVM: a task is told which
-objects to read, and reads them itself (a row through the JVM and back costs some 50 microseconds, a vector more).
+Spark schedules, retries and repeats the tasks. A task is told which objects to read, and reads them itself: texts never
+pass through the JVM (a row there and back costs some 50 microseconds), and of vectors only those that would else have
+to be read again and again, because their rows lie scattered now (`pipelines.embeddings`).
 The same tasks run in this process where all that is new is one task's worth and no cluster was named: a local session
 costs 8 CPU-seconds before its first task (`SMALL`).
 """
@@ -15,7 +16,7 @@ from __future__ import annotations
 import copy
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
@@ -35,6 +36,7 @@ from pipelines.ports import Embedder, ObjectStore, Paid, Ports
 from pipelines.schemas import EMBEDDINGS, VECTORS
 from pipelines.temporary import temporary_folder
 from pipelines.tombstones import MARKERS, claim
+from pipelines.vectors import find_vectors, hand_on
 from pipelines.workspace import Workspace
 
 SCHEMA = VECTORS
@@ -44,7 +46,8 @@ _UNIT = 1e-3
 SMALL = TEXTS_PER_TASK[0]
 """Texts to embed, and parts of rows to write, up to which no local Spark is started: this many, and one."""
 Each = Callable[..., list[Any]]
-"""each(work, tasks, say=...) -> the results, in order; `say` is called with the share that is done, now and then."""
+"""each(work, tasks, say=...) -> the results, in order; `say` is called with the share that is done, now and then. With
+`give` and `givers`, what these hand on to each task comes with it: `backends.spark.each`."""
 
 
 def build_digest(chunks: dict[str, Any], *, embedder: str, index: dict[str, Any]) -> str:
@@ -91,27 +94,6 @@ def embed_texts(task: Texts, *, objects: ObjectStore, embedder: Embedder, folder
     return name
 
 
-def _vectors(task: Rows, rows: Any, objects: ObjectStore) -> tuple[Any, Any]:
-    """(n, dim) vectors and (n,) tokens read, of the rows of a part; -1 tokens where no vector was found."""
-    import numpy as np
-    import pyarrow.compute as pc
-
-    tokens, vectors = np.full(rows.num_rows, -1, dtype=np.int32), None
-    for name, by in [*((part, "key") for part in task.before), *((part, "text_digest") for part in task.cached)]:
-        source = read_part(objects, name, (by, "tokens", "vector"))
-        at = pc.index_in(rows[by], value_set=source[by]).to_numpy()
-        found = np.flatnonzero(~np.isnan(at) & (tokens < 0))
-        if not len(found):
-            continue
-        chosen = source.take(at[found].astype(np.int64))
-        values = np.asarray(chosen["vector"].combine_chunks().flatten(), dtype="<f4").reshape(len(found), -1)
-        if vectors is None:
-            vectors = np.zeros((rows.num_rows, values.shape[1]), dtype="<f4")
-        vectors[found] = values
-        tokens[found] = chosen["tokens"].to_numpy()
-    return vectors if vectors is not None else np.zeros((rows.num_rows, 1), dtype="<f4"), tokens
-
-
 def _check_tokens(rows: Any, read: Any) -> None:
     """IntegrityError when a row has no vector, or when its embedder read other than the chunk's own tokens."""
     import numpy as np
@@ -127,10 +109,11 @@ def _check_tokens(rows: Any, read: Any) -> None:
     raise IntegrityError(f"{which} has {row['tokens']} tokens, but the embedder read {read[at]} of them")
 
 
-def write_rows(task: Rows, *, objects: ObjectStore, folder: str) -> dict[str, Any]:
-    """In a worker: one part of the chunk set with its vectors becomes one part of the build; its counts and digest."""
+def write_rows(task: Rows, pieces: Sequence[bytes] = (), *, objects: ObjectStore, folder: str) -> dict[str, Any]:
+    """In a worker: one part of the chunk set with its vectors, those of `pieces` among them, becomes one part of the
+    build; its counts and digest."""
     rows = read_part(objects, task.chunks)
-    vectors, read = _vectors(task, rows, objects)
+    vectors, read = find_vectors(task, rows, pieces, objects=objects)
     _check_tokens(rows, read)
     keys, texts = rows["key"].to_pylist(), rows["text_digest"].to_pylist()
     check_vectors(vectors, texts)
@@ -147,11 +130,23 @@ def _say(done: int, wave: int, total: int) -> Callable[[float], None]:
     return lambda share: print(f"embed: {done + round(share * wave):,} of {total:,} chunks", flush=True)
 
 
-def here(work: Callable[[Any], Any], tasks: Sequence[Any], *, say: Callable[[float], None] | None = None) -> list[Any]:
+def here(
+    work: Callable[..., Any],
+    tasks: Sequence[Any],
+    *,
+    say: Callable[[float], None] | None = None,
+    give: Callable[[Any], Iterable[tuple[int, bytes]]] | None = None,
+    givers: Sequence[Any] = (),
+) -> list[Any]:
     """`Each` in this process. The work is a copy, as a Spark worker's is: its embedder infers on one thread, which its
     vectors' last bits depend on."""
     copied = copy.deepcopy(work)
-    return [copied(task) for task in tasks]
+    if give is None or not givers:
+        return [copied(task) for task in tasks]
+    pieces: dict[int, list[bytes]] = {}
+    for place, piece in (given for giver in givers for given in give(giver)):
+        pieces.setdefault(place, []).append(piece)
+    return [copied(task, pieces.get(place, [])) for place, task in enumerate(tasks)]
 
 
 @contextmanager
@@ -247,7 +242,14 @@ def build_on(
     embedded)."""
     cache = cache_folder(ports.embedder.digest)
     made = _embed_missing(each, plan, ports, folder=cache, partitions=partitions)
-    return each(partial(write_rows, objects=ports.objects, folder=folder), plan.rows(made)), made
+    return write_all(each, plan, ports.objects, folder=folder, made=made), made
+
+
+def write_all(each: Each, plan: Plan, objects: ObjectStore, *, folder: str, made: list[str]) -> list[dict[str, Any]]:
+    """The rows of a build, when the parts `made` of the cache have been added to it: see `build_on`."""
+    work, give = partial(write_rows, objects=objects, folder=folder), partial(hand_on, objects=objects)
+    rows = plan.rows(made)
+    return each(work, rows, give=give, givers=plan.moves())
 
 
 def run(params: CorpusParams, workspace: Workspace, *, ports: Ports) -> Report:

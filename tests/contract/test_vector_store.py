@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -346,7 +347,48 @@ def test_a_server_imports_files_from_its_own_storage(milvus: str, tmp_path: Path
     assert set(store.rows(NAME)) == {(f"k{n}", f"digest-{n}", UNIT[n].tobytes()) for n in range(3)}
     (hits,) = store.search(NAME, ["x"], UNIT[1:2], k=1, mode="dense")
     assert (hits[0].chunk, hits[0].start, hits[0].end) == ("k1", 1, 10)
-    assert store.load(NAME, [batch(1, 2, 3)], dim=8) == 4  # what is there is loaded over, not imported again
+    store._client.upsert = None  # type: ignore[assignment]
+    assert store.load(NAME, [batch(1, 2, 3)], dim=8) == 3  # what is there is replaced, and imported again
+    assert {key for key, _, _ in store.rows(NAME)} == {"k1", "k2", "k3"}
+    store.drop(NAME)
+    store.close()
+
+
+def test_an_import_that_did_not_end_begins_again_from_nothing(
+    milvus: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refused, failed, and killed with its tasks queued at the server: the rows are then there once, by import."""
+    store = MilvusStore(milvus, imports=ObstoreObjects(str(tmp_path)))
+    store._client.upsert = None  # type: ignore[assignment]
+    store.drop(NAME)
+    with monkeypatch.context() as wrong:
+        wrong.setattr(ObstoreObjects, "uri", lambda self, key: f"s3://bucket/prefix/{key}")
+        for _ in range(2):  # the second run is told so as well
+            with pytest.raises(BadConfig, match="ASSAY_MILVUS_BULK must"):
+                store.load(NAME, [batch(0, 1)], dim=8)
+            assert not store._client.has_collection(NAME)
+    with pytest.raises(IntegrityError, match="not 8 finite numbers"):
+        store.load(NAME, [batch(0), batch(1, vectors=UNIT[0][:4])], dim=8)
+    assert not store._client.has_collection(NAME)
+
+    tasks: list[int] = []
+    with monkeypatch.context() as killed:
+
+        def gone(handler: Any, path: str, task: int, *, deadline: float) -> None:
+            tasks.append(task)
+            raise KeyboardInterrupt  # no clearing up, as after SIGKILL
+
+        killed.setattr("pipelines.backends.milvus.bulk._wait", gone)
+        with pytest.raises(KeyboardInterrupt):
+            store.load(NAME, [batch(0, 1)], dim=8)
+    assert store._client.has_collection(NAME)
+    assert store.load(NAME, [batch(0, 1)], dim=8) == 2
+    handler, deadline = store._client._get_connection(), time.monotonic() + 60
+    while handler.get_bulk_insert_state(tasks[0]).state_name not in ("Completed", "Failed"):
+        assert time.monotonic() < deadline, "the task of the killed run did not end"
+        time.sleep(0.1)
+    store._client.flush(NAME)
+    assert sorted(key for key, _, _ in store.rows(NAME)) == ["k0", "k1"]
     store.drop(NAME)
     store.close()
 
@@ -384,7 +426,7 @@ def test_an_import_says_what_it_needs(milvus: str, server: str, tmp_path: Path, 
     lite.drop(NAME)
     with pytest.raises(BadConfig, match=r"ASSAY_MILVUS_BULK needs a Milvus server of 2.3 or newer; .* is milvus_lite"):
         lite.load(NAME, [batch(0)], dim=8)
-    lite.drop(NAME)
+    assert not lite._client.has_collection(NAME)
     with pytest.raises(BadConfig, match=r"ASSAY_MILVUS_BULK is for a Milvus server; ASSAY_MILVUS_URI is .*tiny.db"):
         MilvusStore(str(tmp_path / "tiny.db"), imports=ObstoreObjects(str(tmp_path)))
 

@@ -31,6 +31,22 @@ def test_s3_behaves_like_a_folder(objects: ObstoreObjects) -> None:
         objects.get("builds/none")
 
 
+def test_a_reader_fetches_the_end_and_the_ranges_that_are_read() -> None:
+    with served() as requests:
+        objects = ObstoreObjects(f"s3://{BUCKET}/ranges")
+        data = bytes(range(256)) * 8_000
+        objects.put("big", data)
+        objects.put("small", b"small")
+        requests.taken()
+        file = objects.reader("big")
+        assert (file.seek(0, 2), file.seek(1_000), file.read(3_000)) == (len(data), 1_000, data[1_000:4_000])
+        assert requests.taken() == {"GET": 2}
+        assert objects.reader("small").read() == b"small"
+        assert requests.taken() == {"GET": 1}
+        with pytest.raises(KeyError):
+            objects.reader("none")
+
+
 def test_of_many_creators_one_wins(objects: ObstoreObjects) -> None:
     won: list[int] = []
 

@@ -18,8 +18,11 @@ import numpy as np
 import psutil
 import pytest
 
+from pipelines import chunk_sets, embeddings
+from pipelines.backends import spark
 from pipelines.backends.openvino import load_embedder
 from pipelines.builds import build_rows
+from pipelines.chunk_sets import part_name, read_part
 from pipelines.errors import BadInput, IntegrityError
 from pipelines.settings import checkout
 from pipelines.stages import embed
@@ -147,15 +150,24 @@ def test_retrieval_is_scored_by_quotes_and_names_stale_labels(ports: Ports, firs
     assert list(logged["figures"]) == ["retrieval"]
 
 
-def test_again_nothing_is_embedded_loaded_or_registered(ports: Ports, first: dict[str, Any]) -> None:
-    before = set(ports.objects.list(""))
+def written(ports: Ports) -> dict[str, tuple[int, int]]:
+    """Object -> the file that holds it and when that was written: a put, also one of the same bytes, is a new file."""
+    files = {key: Path(ports.objects.uri(key)).stat() for key in ports.objects.list("")}
+    return {key: (file.st_ino, file.st_mtime_ns) for key, file in files.items()}
+
+
+def test_again_nothing_is_embedded_written_loaded_or_registered(ports: Ports, first: dict[str, Any]) -> None:
+    before = written(ports)
     again = all_stages(ports)
     assert {name: report.facts for name, report in again.items()} == {n: r.facts for n, r in first.items()}
     assert again["embed"].measured["embedded"] == 0
     assert again["embed"].measured["seconds"] < 2
     assert again["index"].measured["loads"] == 0
     assert len(ports.registry.versions) == 1
-    assert set(ports.objects.list("")) == before
+    assert written(ports) == before
+    key = f"{first['embed'].facts['key']}/embed.json"
+    ports.objects.put(key, ports.objects.get(key))
+    assert {name for name, file in written(ports).items() if file != before[name]} == {key}  # it would be seen
 
 
 def test_a_collection_that_milvus_lost_is_loaded_again(ports: Ports, first: dict[str, Any]) -> None:
@@ -182,6 +194,52 @@ def test_a_change_embeds_only_what_is_new_and_equals_a_build_from_scratch(
     assert run_stage(scratch, "embed").facts == changed.facts
     for name in ("chunk", "embed"):
         ports.workspace.write_receipt(name, first[name].facts, {}, "")
+
+
+def texts_of(ports: Ports, chunks: dict[str, Any]) -> set[str]:
+    parts = [f"{chunks['key']}/{part_name(number)}" for number in range(chunks["parts"])]
+    return {text for part in parts for text in read_part(ports.objects, part, ("text",))["text"].to_pylist()}
+
+
+def test_other_chunk_params_embed_only_chunks_whose_text_is_new(ports: Ports, first: dict[str, Any]) -> None:
+    """Without overlap the first chunk of each document stays as it is, the second begins later."""
+    other = Ports(ports.settings, "tiny", params_of(chunk={"overlap": 0}))
+    held = texts_of(ports, first["chunk"].facts)
+    try:
+        chunks, report = run_stage(other, "chunk"), run_stage(other, "embed")
+    finally:
+        for name in ("chunk", "embed"):
+            ports.workspace.write_receipt(name, first[name].facts, {}, "")
+    new = texts_of(ports, chunks.facts) - held
+    assert report.facts["collection"] != first["embed"].facts["collection"]
+    assert report.measured["embedded"] == len(new) >= len(TEXTS)
+    assert report.measured["reused"] == report.facts["rows"] - len(new) >= len(TEXTS)
+
+
+def test_vectors_of_documents_that_were_all_renamed_are_handed_on_by_spark(
+    ports: Ports, first: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every key moves: sixteen parts of a row or so, which all need the same few parts of the cache."""
+    givers: list[int] = []
+    each = spark.each
+    monkeypatch.setattr(chunk_sets, "ROWS_PER_PART", 1)
+    monkeypatch.setattr(embeddings, "NEAR", 2)
+    monkeypatch.setattr(spark, "each", lambda *a, **how: givers.append(len(how.get("givers", ()))) or each(*a, **how))
+    write_corpus(ports.workspace, documents_of({f"new-{name}": text for name, text in TEXTS.items()}))
+    try:
+        chunks, report = run_stage(ports, "chunk").facts, run_stage(ports, "embed")
+    finally:
+        write_corpus(ports.workspace, documents_of(TEXTS), [*QUESTIONS, GONE])
+        for name in ("chunk", "embed"):
+            ports.workspace.write_receipt(name, first[name].facts, {}, "")
+    assert (chunks["parts"], report.measured["embedded"]) == (16, 0)
+    assert max(givers) >= 1
+
+    def vectors(facts: dict[str, Any]) -> list[tuple[str, list[float]]]:
+        rows = [row for batch in build_rows(ports.objects, facts) for row in batch.to_pylist()]
+        return sorted((row["text"], row["vector"]) for row in rows)
+
+    assert vectors(report.facts) == vectors(first["embed"].facts)
 
 
 def test_other_index_params_make_another_build_and_embed_nothing(ports: Ports, first: dict[str, Any]) -> None:

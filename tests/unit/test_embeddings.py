@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import contextmanager
 from hashlib import sha256
@@ -18,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines import chunk_sets
+from pipelines import chunk_sets, embeddings, vectors
 from pipelines.backends import spark
 from pipelines.backends.objects import ObstoreObjects
 from pipelines.chunk_sets import covering, database, limits, number_of, publish, write_parts
@@ -28,7 +29,7 @@ from pipelines.embeddings import Plan, cache_folder
 from pipelines.errors import IntegrityError, NotFound
 from pipelines.stages import embed
 from pipelines.stages.chunk import _row
-from pipelines.stages.embed import embed_texts, write_rows
+from pipelines.stages.embed import embed_texts, write_all
 
 
 class Counting:
@@ -88,7 +89,7 @@ class Builder:
                 embed_texts(task, objects=self.objects, embedder=self.embedder, folder=cache)  # type: ignore[arg-type]
                 for task in plan.texts(partitions=2)
             ]
-            done = [write_rows(task, objects=self.objects, folder=folder) for task in plan.rows(made)]
+            done = write_all(embed.here, plan, self.objects, folder=folder, made=made)
         facts = {"key": folder, "bits": chunks["bits"], "digest": combine_sets(row["digest"] for row in done)}
         self.before = facts
         rows = [
@@ -104,14 +105,18 @@ TEXTS = st.lists(st.integers(0, 12).map(lambda n: f"text {n} " + "word " * (n % 
 CORPORA = st.dictionaries(st.sampled_from([f"{n}.md" for n in range(6)]), TEXTS, min_size=1)
 
 
-@given(st.lists(CORPORA, min_size=1, max_size=4), st.sampled_from([2, 4_096]), st.booleans())
-@settings(max_examples=6, deadline=None)
+@given(
+    st.lists(CORPORA, min_size=1, max_size=4), st.sampled_from([2, 4_096]), st.booleans(), st.sampled_from([0, 1, 16])
+)
+@settings(max_examples=10, deadline=None)
 def test_after_any_edits_a_build_is_the_corpus_and_only_new_texts_are_embedded(
-    corpora: list[Corpus], rows_per_part: int, keep: bool
+    corpora: list[Corpus], rows_per_part: int, keep: bool, near: int
 ) -> None:
-    """With the build before at hand and without it (`keep`), however many parts the chunk sets have."""
+    """With the build before at hand and without it (`keep`), however many parts the chunk sets have, and whether
+    vectors are read where they are or handed on."""
     with tempfile.TemporaryDirectory() as temporary, pytest.MonkeyPatch.context() as patch:
         patch.setattr(chunk_sets, "ROWS_PER_PART", rows_per_part)
+        patch.setattr(embeddings, "NEAR", near)
         builder, known = Builder(Path(temporary), Counting()), set[str]()
         for corpus in corpora:
             texts = {text for texts in corpus.values() for text in texts}
@@ -141,6 +146,35 @@ def test_the_build_before_has_all_that_an_unchanged_corpus_needs(tmp_path: Path)
     (tmp_path / "objects" / "embeddings").rename(tmp_path / "gone")
     again, same = builder.build(corpus)
     assert (again, same["digest"], len(builder.embedder.asked)) == (rows, facts["digest"], 2)
+
+
+def test_when_every_key_moves_no_part_of_the_cache_is_read_again_and_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """240 chunks in 64 parts, embedded as eight parts of the cache: renamed, every part of the build needs some four
+    texts, from as many parts of the cache. One text stands everywhere."""
+    monkeypatch.setattr(chunk_sets, "ROWS_PER_PART", 4)
+    monkeypatch.setattr(embeddings, "TEXTS_PER_TASK", (30, 30))
+    reads: Counter[str] = Counter()
+    for module in (vectors, embed):
+
+        def counted(objects: Any, key: str, columns: Any = None) -> Any:
+            reads[key] += key.startswith("embeddings/")
+            return chunk_sets.read_part(objects, key, columns)
+
+        monkeypatch.setattr(module, "read_part", counted)
+    builder = Builder(tmp_path, Counting())
+    texts = [f"text {n}" for n in range(210)] + ["the same everywhere"] * 30
+    first, _ = builder.build({"old.md": texts})
+    parts = builder.objects.list("embeddings")
+    assert len(parts) == 8 and set(reads) >= set(parts)
+    assert max(reads[part] for part in parts) <= embeddings.NEAR
+    reads.clear()
+    builder.embedder.asked = []
+    moved, _ = builder.build({"new.md": texts})
+    assert builder.embedder.asked == []
+    assert {part: reads[part] for part in parts} == dict.fromkeys(parts, 1)
+    assert sorted((row["text"], row["vector"]) for row in moved) == sorted((r["text"], r["vector"]) for r in first)
 
 
 def test_a_text_that_was_not_read_whole_is_an_integrity_error(tmp_path: Path) -> None:

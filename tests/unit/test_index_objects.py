@@ -6,10 +6,14 @@ import pickle
 import threading
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
-from pipelines.backends.objects import ObstoreObjects, valid_key
-from pipelines.errors import BadConfig, BadInput
+from pipelines.backends.objects import TAIL, ObstoreObjects, valid_key
+from pipelines.chunk_sets import parquet, read_part
+from pipelines.errors import BadConfig, BadInput, IntegrityError
+from pipelines.schemas import EMBEDDINGS
 
 
 @pytest.fixture
@@ -86,3 +90,50 @@ def test_deleted_objects_are_gone_with_the_folders_that_they_emptied(objects: Ob
     with pytest.raises(BadInput):
         objects.delete(["c", "../c"])
     assert objects.list("") == []
+
+
+def test_a_reader_fetches_what_is_read_and_no_more(objects: ObstoreObjects, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, fetched = bytes(range(256)) * 4_000, []
+    objects.put("a", data)
+    ranges = ObstoreObjects._range
+    monkeypatch.setattr(ObstoreObjects, "_range", lambda *what: fetched.append(what[2:]) or ranges(*what))
+    file = objects.reader("a")
+    assert file.seek(-TAIL, 2) == len(data) - TAIL
+    assert (file.read(10), file.read()) == (data[-TAIL:][:10], data[-TAIL + 10 :])
+    assert (file.read(), file.read(5), fetched) == (b"", b"", [])
+    file.seek(1_000)
+    assert (file.read(3), file.tell(), fetched) == (data[1_000:1_003], 1_003, [(1_000, 3)])
+    file.seek(-TAIL - 1, 2)
+    assert file.read(2) == data[-TAIL - 1 :][:2]
+    objects.put("a", b"short")
+    assert objects.reader("a").read() == b"short"
+    objects.put("a", b"")
+    assert objects.reader("a").read() == b""
+    with pytest.raises(KeyError):
+        objects.reader("none")
+    with pytest.raises(BadInput):
+        objects.reader("../a")
+
+
+@pytest.mark.parametrize(("columns", "few"), [(("text_digest",), True), (("text_digest", "vector"), False)])
+def test_of_a_part_only_the_columns_asked_for_are_fetched(
+    objects: ObstoreObjects, monkeypatch: pytest.MonkeyPatch, columns: tuple[str, ...], few: bool
+) -> None:
+    """4,096 vectors of 384 dimensions: 6.3 MB. The end, and one range; page checksums are verified as ever."""
+    drawn = np.random.default_rng(7)
+    digests = [drawn.bytes(32).hex() for _ in range(4_096)]
+    vectors = list(drawn.normal(size=(4_096, 384)).astype("f4"))
+    columns_of = {"text_digest": digests, "tokens": [7] * 4_096, "vector": vectors}
+    whole = parquet(pa.Table.from_pydict(columns_of, schema=EMBEDDINGS))
+    objects.put("embeddings/e/part-1", whole)
+    fetched: list[int] = []
+    ranges = ObstoreObjects._range
+    monkeypatch.setattr(ObstoreObjects, "_range", lambda *what: fetched.append(what[3]) or ranges(*what))
+    monkeypatch.setattr(ObstoreObjects, "get", None)
+    table = read_part(objects, "embeddings/e/part-1", columns)
+    assert table["text_digest"].to_pylist() == digests
+    assert table.column_names == list(columns)
+    assert (len(fetched), sum(fetched) < 0.06 * len(whole)) == (1, few)
+    objects.put("embeddings/e/part-1", whole[:5_000] + bytes(40) + whole[5_040:])  # in a page
+    with pytest.raises(IntegrityError, match="part-1 is damaged"):
+        read_part(objects, "embeddings/e/part-1", columns)

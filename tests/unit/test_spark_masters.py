@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.backends.spark import is_local, require_master
+from pipelines.backends.spark import _conf, is_local, require_master
 from pipelines.errors import BadConfig
 from pipelines.settings import checkout
 from pipelines.shipping import archive, arrived, packed, sources_digest
@@ -41,6 +41,16 @@ def test_a_local_master_is_in_this_process() -> None:
         True,
         False,
     ]
+
+
+def test_on_a_cluster_tasks_are_retried_and_slow_ones_run_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPARK_LOCAL_IP", "127.0.0.1")
+    conf = _conf("spark://127.0.0.1:7077", tmp_path)
+    assert (conf["spark.speculation"], conf["spark.task.maxFailures"]) == ("true", "4")
+    assert conf["spark.sql.adaptive.enabled"] == "false"  # a second run of a task has the rows of the first
+    assert "spark.speculation" not in _conf("local[2]", tmp_path)
 
 
 def test_the_archive_holds_the_package_and_follows_its_sources(tmp_path: Path) -> None:

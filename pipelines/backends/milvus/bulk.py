@@ -1,8 +1,9 @@
 """Bulk import: a server reads Parquet files from the storage that it keeps its own data in, instead of being sent rows.
 
-An import inserts and does not look for keys that are there already, so it is for a collection that was just made. What
-it did is read back like any other load. The files are left where they were put, below the collection's name; they are
-not read again, and the bucket's own rules may remove them.
+An import inserts and does not look for keys that are there already, so it is for a collection that was just made: a
+load that did not end whole begins again with a new one. What it did is read back like any other load. The files are
+left where they were put, below the collection's name; they are not read again, and the bucket's own rules may remove
+them.
 """
 
 from __future__ import annotations

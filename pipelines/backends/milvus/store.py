@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -157,6 +157,7 @@ class MilvusStore:
         self, collection: str, rows: Iterable[Any], *, dim: int, index_type: str = "FLAT", finish: bool = True
     ) -> int:
         """Create if needed (with a FLAT or HNSW index) and upsert Arrow record batches (columns of schemas.VECTORS).
+        With `imports` the rows are the whole collection: what is there is dropped first, and all are imported.
 
         Returns the rows held; with `finish=False` the rows written, and a later call flushes and counts. On a `shared`
         store several processes may do that at once, into a collection that one of them created before. IntegrityError
@@ -166,21 +167,10 @@ class MilvusStore:
         written = 0
         with self._said_plainly(f"loading {collection}"):
             known = self._exists(collection)
-            if not known:
-                if not self._server:
-                    lite.forget(Path(self._uri), collection)
-                with_bm25 = {"full_text": self._full_text}
-                self._client.create_collection(
-                    collection,
-                    schema=schema(self._client, dim, **with_bm25),
-                    index_params=indexes(self._client, index_type, **with_bm25),
-                    consistency_level="Strong",
-                )
-            if self._imports is not None and not known:
-                bulk.require_import(self._version, self._uri)
-                written = bulk.imported(self._client, self._imports, collection, rows, dim=dim)
-                bulk.wait_for_rows(self._client, collection, written)
-                rows = ()
+            if self._imports is not None:
+                written, rows = self._import(self._imports, collection, rows, dim=dim, index_type=index_type), ()
+            elif not known:
+                self._create(collection, dim, index_type)
             fields = self._fields(collection)
             for batch in rows:
                 if batch.num_rows:
@@ -194,6 +184,32 @@ class MilvusStore:
         with self._said_plainly(f"counting {collection}"):
             counted = self._client.query(collection, filter="", output_fields=["count(*)"])
         return int(counted[0]["count(*)"])
+
+    def _create(self, collection: str, dim: int, index_type: str) -> None:
+        if not self._server:
+            lite.forget(Path(self._uri), collection)
+        with_bm25 = {"full_text": self._full_text}
+        self._client.create_collection(
+            collection,
+            schema=schema(self._client, dim, **with_bm25),
+            index_params=indexes(self._client, index_type, **with_bm25),
+            consistency_level="Strong",
+        )
+
+    def _import(self, to: ObjectStore, collection: str, rows: Iterable[Any], *, dim: int, index_type: str) -> int:
+        """Import into an empty collection, always a new one: an import adds to what is there, and what a killed run
+        left queued at the server ends with the collection that it was for. One that fails leaves none."""
+        bulk.require_import(self._version, self._uri)
+        self.drop(collection)
+        self._create(collection, dim, index_type)
+        try:
+            written = bulk.imported(self._client, to, collection, rows, dim=dim)
+            bulk.wait_for_rows(self._client, collection, written)
+        except Exception:
+            with suppress(BackendError):
+                self.drop(collection)
+            raise
+        return written
 
     def rows(self, collection: str) -> Iterator[tuple[str, str, bytes]]:
         """(key, text digest, vector bytes as little-endian float32) of every row, the digest `labelled`; NotFound
