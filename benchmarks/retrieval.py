@@ -16,7 +16,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +47,12 @@ DEPTH = 20
 Find = Callable[[Sequence[str]], list[list[Hit]]]
 
 
-def prepare(home: Path, sets: Sequence[str]) -> Settings:
-    """An ASSAY_HOME whose params file has one corpus a set, at the checkout's defaults; exports are shared with it."""
+def prepare(home: Path, sets: Iterable[str], **sections: Mapping[str, Any]) -> Settings:
+    """An ASSAY_HOME whose params file has one corpus a set, at the checkout's defaults but for the keys that `sections`
+    (of params.yaml) names; exports are shared with it."""
     home.mkdir(parents=True, exist_ok=True)
     raw = yaml.safe_load((checkout() / "params.yaml").read_text(encoding="utf-8"))
-    raw["corpora"] = {name: {"source": {"documents": str(harness.shared_data(name))}} for name in sets}
+    raw["corpora"] = {name: {"source": {"documents": str(harness.shared_data(name))}, **sections} for name in sets}
     (home / "params.yaml").write_text(yaml.safe_dump(raw), encoding="utf-8")
     os.environ |= {"ASSAY_HOME": str(home), "ASSAY_PARAMS": str(home / "params.yaml")}
     for name in ("ASSAY_OBJECTS_URI", "ASSAY_MILVUS_URI", "MLFLOW_TRACKING_URI"):

@@ -1,4 +1,4 @@
-"""The parts of the benchmarks of embedding and indexing that decide what is counted: benchmarks/incremental.py."""
+"""The parts of the benchmarks of embedding, indexing and retrieval that decide what is counted and compared."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 
-from benchmarks import incremental
+from benchmarks import engine, incremental
+from pipelines.params import read_raw
+from pipelines.settings import checkout
+from tests.index_kit import params_of
 
 
 class Home:
@@ -41,3 +44,46 @@ def test_the_model_is_exported_before_a_build_is_measured(tmp_path: Path, monkey
     assert len(builds) == 2 + len(incremental.SHARES)
     for at in builds:
         assert ("export", told[at][1]) in told[:at], told
+
+
+def test_a_speed_is_held_against_the_peaks_that_this_core_has() -> None:
+    found = engine.shares(50.0, {"fp32": (100.0, "torch"), "int8": (400.0, "torch")})
+    assert found == {"of fp32 peak": 0.5, "of bf16 peak": "-", "of int8 peak": 0.125}
+
+
+def test_the_engine_is_measured_with_the_shipped_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    flags: dict[str, Any] = {}
+
+    def asked(description: str, **given: Any) -> None:
+        flags.update(given)
+        raise SystemExit
+
+    monkeypatch.setattr(engine.harness, "arguments", asked)
+    with pytest.raises(SystemExit):
+        engine.main()
+    shipped = read_raw(checkout() / "params.yaml")["defaults"]["embed"]["batch_tokens"]
+    assert flags["batch_tokens"]["default"] == [shipped]
+
+
+@pytest.mark.parametrize(("lost", "verdict"), [(0.004, "passed"), (0.006, "refused: nDCG@10 is +0.0060 below fp32")])
+def test_a_precision_has_the_verdict_of_the_gate(
+    lost: float, verdict: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Any] = []
+    loss = {"value": lost, "low": lost - 0.001, "high": lost + 0.001, "n": 200}
+    receipt = {"metrics": {"ndcg@10": {"value": 0.9}}, "precision_loss": loss}
+
+    def prepare(home: Path, sets: Any, **sections: Any) -> None:
+        made.append(params_of(**sections))
+
+    def index(settings: Any, name: str) -> Any:
+        return SimpleNamespace(params=made[-1], workspace=SimpleNamespace(receipt=lambda stage: receipt))
+
+    monkeypatch.setattr(engine, "prepare", prepare)
+    monkeypatch.setattr(engine, "index", index)
+    monkeypatch.setattr(engine, "run_node", lambda *given: SimpleNamespace(summary=""))
+    exact, int8 = engine.gated(tmp_path, ["xquad_en"], ["fp32", "int8"])
+    assert [params.embed.precision for params in made] == ["fp32", "int8"]
+    assert (exact["gate"], exact["lost"]) == ("-", "-")
+    assert int8["gate"].startswith(verdict)
+    assert (int8["lost"], int8["low"], int8["high"], int8["questions"]) == (lost, loss["low"], loss["high"], 200)
