@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import engine, incremental
+from benchmarks import engine, incremental, queries, retrieval
 from pipelines.params import read_raw
 from pipelines.settings import checkout
 from tests.index_kit import params_of
@@ -87,3 +87,44 @@ def test_a_precision_has_the_verdict_of_the_gate(
     assert (exact["gate"], exact["lost"]) == ("-", "-")
     assert int8["gate"].startswith(verdict)
     assert (int8["lost"], int8["low"], int8["high"], int8["questions"]) == (lost, loss["low"], loss["high"], 200)
+
+
+def test_the_published_figure_stands_beside_the_row_over_all_questions(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = SimpleNamespace(close=lambda: None)
+    sets = {"xquad_en": ["p0", "p149", "p150"], "cranfield": ["1", "2"]}
+
+    def index(settings: Any, name: str) -> Any:
+        return SimpleNamespace(corpus=name, store=store)
+
+    def questions_of(wiring: Any, *, trained: bool, limit: int | None) -> list[str]:
+        held = sets[wiring.corpus]
+        return held[:2] if trained else held[2:]
+
+    def measured(wiring: Any, name: str, find: Any, questions: Any) -> dict[str, Any]:
+        return {"set": wiring.corpus, "found by": name, "questions": len(questions)}
+
+    monkeypatch.setattr(retrieval, "index", index)
+    monkeypatch.setattr(retrieval, "questions_of", questions_of)
+    monkeypatch.setattr(retrieval, "measured", measured)
+    monkeypatch.setattr(retrieval, "ways", lambda wiring, reranker: {"dense": None})
+    rows = retrieval.run(SimpleNamespace(), list(sets), limit=None, rerank=False)  # type: ignore[arg-type]
+    compared = [row for row in rows if (row["set"], row["found by"]) in retrieval.PUBLISHED]
+    assert compared == [{"set": "xquad_en", "found by": retrieval.ALL, "questions": 3}]
+
+
+@pytest.mark.parametrize(("rows", "asked"), [(9_999, {"lite"}), (10_000, {"lite", "other"})])
+def test_small_sizes_are_asked_of_milvus_lite_alone(
+    rows: int, asked: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queries, "in_process", lambda *given: {("lite", "FLAT"): (None, ())})
+    monkeypatch.setattr(queries, "others", lambda *given: {("other", "FLAT"): (None, ())})
+    corpus = SimpleNamespace(texts=[""] * rows)
+    assert {engine for engine, _ in queries.opened(corpus, None, None, tmp_path)} == asked  # type: ignore[arg-type]
+    assert min(queries.SIZES) < queries.ALL_ENGINES_FROM
+
+
+def test_hnsw_is_held_against_flat_in_time_and_cpu() -> None:
+    row = {"chunks": 1_000, "engine": queries.LITE, "what": "search + fetch", "threads": 1}
+    flat = {**row, "index": "FLAT", "p50 ms": 4.0, "CPU ms": 5.0}
+    hnsw = {**row, "index": "HNSW", "p50 ms": 8.0, "CPU ms": 2.5}
+    assert [*queries.ratios([flat, hnsw, {**hnsw, "threads": 8, "p50 ms": 1.0}]).values()] == [2.0, 0.5]
