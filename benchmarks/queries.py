@@ -128,13 +128,13 @@ def others(corpus: Corpus, embedder: Embedder, stack: ExitStack, folder: Path) -
     return engines
 
 
-def opened(corpus: Corpus, embedder: Embedder, stack: ExitStack, folder: Path) -> Engines:
-    """What is asked at the size of this corpus."""
-    found = others(corpus, embedder, stack, folder) if len(corpus.texts) >= ALL_ENGINES_FROM else {}
+def opened(corpus: Corpus, embedder: Embedder, stack: ExitStack, folder: Path, *, all_from: int) -> Engines:
+    """What is asked at the size of this corpus: below `all_from` chunks milvus-lite in process alone."""
+    found = others(corpus, embedder, stack, folder) if len(corpus.texts) >= all_from else {}
     return found | in_process(corpus, embedder, stack, folder)
 
 
-def measured(rows: int, queries: int, embedder: Embedder) -> list[dict[str, Any]]:
+def measured(rows: int, queries: int, embedder: Embedder, *, all_from: int = ALL_ENGINES_FROM) -> list[dict[str, Any]]:
     """A row of the table per engine, index, kind and number of threads."""
     corpus = corpus_of(rows, queries, embedder)
     exact = np.argsort(-(corpus.questions @ corpus.vectors.T), axis=1)[:, :K]
@@ -142,7 +142,7 @@ def measured(rows: int, queries: int, embedder: Embedder) -> list[dict[str, Any]
     cpu: dict[Any, float] = {}
     recall: dict[Any, list[float]] = {}
     with ExitStack() as stack, tempfile.TemporaryDirectory() as temporary:
-        engines = opened(corpus, embedder, stack, Path(temporary))
+        engines = opened(corpus, embedder, stack, Path(temporary), all_from=all_from)
         settle()
         for name, (ask, kinds) in engines.items():
             for kind in kinds:
@@ -193,11 +193,13 @@ def main() -> None:
         rows={"type": int, "nargs": "+", "default": list(SIZES), "help": "chunks"},
         queries={"type": int, "default": 150, "help": "questions of each engine, kind and number of threads"},
     )
-    sizes, queries = ([2_000], 30) if given.quick else (given.rows, given.queries)
+    sizes, queries, all_from = given.rows, given.queries, ALL_ENGINES_FROM
+    if given.quick:
+        sizes, queries, all_from = [500, 2_000], 30, 2_000
     embedder = load_embedder(
         checkout() / "models" / "embedders" / "minilm.yaml", cache=Settings.from_env().cache, precision="fp32"
     )
-    rows = [row for size in sizes for row in measured(size, queries, embedder)]
+    rows = [row for size in sizes for row in measured(size, queries, embedder, all_from=all_from)]
     show("One query, milliseconds", rows, ratios=ratios(rows), json_file=given.json)
 
 

@@ -119,7 +119,8 @@ def test_small_sizes_are_asked_of_milvus_lite_alone(
     monkeypatch.setattr(queries, "in_process", lambda *given: {("lite", "FLAT"): (None, ())})
     monkeypatch.setattr(queries, "others", lambda *given: {("other", "FLAT"): (None, ())})
     corpus = SimpleNamespace(texts=[""] * rows)
-    assert {engine for engine, _ in queries.opened(corpus, None, None, tmp_path)} == asked  # type: ignore[arg-type]
+    given: Any = (corpus, None, None, tmp_path)
+    assert {engine for engine, _ in queries.opened(*given, all_from=queries.ALL_ENGINES_FROM)} == asked
     assert min(queries.SIZES) < queries.ALL_ENGINES_FROM
 
 
