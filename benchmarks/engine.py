@@ -1,8 +1,13 @@
-"""Embedding engines on one core: tokens per CPU-second, cosine to fp32, and with --retrieval nDCG@10 in each precision.
+"""Embedding engines on one core: tokens per CPU-second and cosine to fp32; with --retrieval what the gate says of each.
 
 One model (all-MiniLM-L6-v2), the same chunks of the PEPs as the project cuts them, one thread on one core, engines in
-turn in every round. The baseline is sentence-transformers in fp32 with batches of 32 in corpus order; what an engine
-does of the core's own speed is its arithmetic against a large fp32 matrix product of the same run.
+turn in every round, batches of the shipped `embed.batch_tokens`. The baseline is sentence-transformers in fp32 with
+batches of 32 in corpus order; what an engine does of the core's own speed is its arithmetic against a large matrix
+product in fp32, bf16 and int8 of the same run (`benchmarks.peaks`). int8 does only its layers in int8, yet all of its
+arithmetic is held against that peak.
+
+With --retrieval three sets run through the stages in every precision, dense and exact, and the gate's own check says
+whether it would let the precision pass (`judge.max_precision_loss`).
 """
 
 from __future__ import annotations
@@ -11,27 +16,31 @@ import json
 import os
 import statistics
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks import harness
+from benchmarks.peaks import peaks
+from benchmarks.retrieval import SETS, index, prepare
 from pipelines.backends.openvino import OpenVinoEmbedder, load_embedder
 from pipelines.backends.splitter import TokenSplitter
-from pipelines.core.evidence import Labels
 from pipelines.embedders import PRECISIONS
 from pipelines.errors import AssayError, BadConfig
 from pipelines.params import read_raw
+from pipelines.runner import run_node
 from pipelines.settings import Settings, checkout
-from pipelines.stages.score_retrieval import measure
+from pipelines.stages.judge import precision_checks
 
 Engine = Callable[[Sequence[str]], np.ndarray]
 MINILM = checkout() / "models" / "embedders" / "minilm.yaml"
-SETS = ("xquad_en", "cranfield", "vaswani_npl")
 BASELINE = "sentence-transformers fp32, batch 32, corpus order"
+GATE_ENDS = {"": "lost", ", low": "low", ", high": "high"}
+"""How the name of a number ends -> the column of `gated` that holds it."""
 
 
 def splitter(embedder: OpenVinoEmbedder) -> TokenSplitter:
@@ -62,20 +71,6 @@ def sentence_transformers() -> tuple[Engine, Engine]:
         return np.concatenate([model.encode(list(texts[n : n + 32]), **options) for n in range(0, len(texts), 32)])
 
     return in_order, lambda texts: model.encode(list(texts), **options)
-
-
-def peak() -> float:
-    """GFLOP per CPU-second of one thread in a 1,536-square fp32 matrix product (the best of ten)."""
-    import torch
-
-    torch.set_num_threads(1)
-    a, b = torch.rand(2, 1536, 1536)
-    taken = []
-    for _ in range(10):
-        started = time.process_time()
-        a @ b
-        taken.append(time.process_time() - started)
-    return float(2 * 1536**3 / min(taken) / 1e9)
 
 
 def arithmetic(embedder: OpenVinoEmbedder, texts: Sequence[str]) -> float:
@@ -111,77 +106,97 @@ def timed(engines: dict[str, Engine], texts: Sequence[str], rounds: int) -> tupl
     return taken, vectors
 
 
-def ndcg(embedder: OpenVinoEmbedder, name: str, limit: int | None) -> float:
-    """Mean nDCG@10 of exact search over a set; a document ranks by its best chunk."""
-    folder = harness.shared_data(name)
-    read = [
-        [json.loads(line) for line in (folder / f).read_text().splitlines()] for f in ("corpus.jsonl", "queries.jsonl")
-    ]
-    documents, queries = read[0][:limit], {row["_id"]: row["text"] for row in read[1]}
-    gold: dict[str, dict[str, int]] = {}
-    known = {row["_id"] for row in documents}
-    for line in (folder / "qrels" / "test.tsv").read_text().splitlines()[1:]:
-        query, document, grade = line.split("\t")
-        if document in known and int(grade) > 0 and query in queries:
-            gold.setdefault(query, {})[document] = int(grade)
-    cut = splitter(embedder)
-    texts, owner = [], []
-    for row in documents:
-        for span in cut.split(f"{row.get('title') or ''}\n\n{row['text']}", markdown=False):
-            texts.append(span.text)
-            owner.append(row["_id"])
-    passages, asked = embedder.embed_batch(texts), embedder.embed_batch([queries[query] for query in gold])
-    runs = {}
-    for query, vector in zip(gold, asked, strict=True):
-        order = np.argsort(-(passages @ vector), kind="stable")[:200]
-        runs[query] = list(dict.fromkeys(owner[n] for n in order))[:10]
-    scores = measure({query: Labels("document", grades, []) for query, grades in gold.items()}, runs)
-    return float(np.mean([found["ndcg@10"] for found in scores.values()]))
+def as_percent(share: float | str) -> str:
+    return share if isinstance(share, str) else f"{share:.0%}"
+
+
+def shares(speed: float, ceilings: Mapping[str, tuple[float, str]]) -> dict[str, float | str]:
+    """Column -> share of the core's peak in each precision, where `speed` is in the same unit; '-' without a peak."""
+    return {f"of {name} peak": speed / ceilings[name][0] if name in ceilings else "-" for name in PRECISIONS}
+
+
+def gated(home: Path, sets: Sequence[str], precisions: Sequence[str]) -> list[dict[str, Any]]:
+    """A row per precision and set: nDCG@10 over all questions by score_retrieval, and the check of `judge`: what is
+    lost against fp32 on at most 200 questions, its interval, and the verdict. fp32 has nothing to lose."""
+    rows = []
+    for precision in precisions:
+        settings = prepare(
+            home, sets, embed={"precision": precision}, index={"type": "FLAT"}, retrieve={"mode": "dense"}
+        )
+        for name in sets:
+            wiring = index(settings, name)
+            print(f"{name}: {run_node(settings, name, 'score_retrieval').summary}", file=sys.stderr, flush=True)
+            ndcg = wiring.workspace.receipt("score_retrieval")["metrics"]["ndcg@10"]["value"]
+            row = {"set": name, "precision": precision, "nDCG@10": ndcg, "gate": "-"}
+            row |= dict.fromkeys(("lost", "low", "high", "at most", "questions"), "-")
+            for check in precision_checks(wiring.params, wiring.workspace):
+                row |= {"gate": "passed" if check.passed else f"refused: {check.reason}", "questions": check.n}
+                row |= {"lost": check.value, "low": check.low, "high": check.high, "at most": check.bound}
+            rows.append(row)
+    return rows
+
+
+def gate_table(cache: Path, precisions: Sequence[str], *, sets: Sequence[str]) -> dict[str, float]:
+    """Print the table of `gated`, made in a home of its own with the exports that are there; the numbers by name."""
+    with tempfile.TemporaryDirectory(prefix="assay-engine-") as temporary:
+        (Path(temporary) / "cache").symlink_to(cache.resolve())
+        rows = gated(Path(temporary), sets, precisions)
+    harness.show("What the gate says of each precision", rows, ratios={}, json_file=None)
+    found = {}
+    for row in rows:
+        name = f"{row['set']} {row['precision']}"
+        found[f"nDCG@10 {name}"] = row["nDCG@10"]
+        if row["gate"] != "-":
+            found |= {f"nDCG@10 lost {name}{end}": row[key] for end, key in GATE_ENDS.items()}
+            found[f"gate passed {name}"] = float(row["gate"] == "passed")
+    return found
 
 
 def main() -> None:
+    shipped = read_raw(checkout() / "params.yaml")["defaults"]["embed"]["batch_tokens"]
     args = harness.arguments(
         __doc__,
         chunks={"type": int, "default": 256, "help": "how many chunks"},
         rounds={"type": int, "default": 5, "help": "rounds that count"},
-        batch_tokens={"type": int, "nargs": "+", "default": [1024], "help": "token budgets of a batch to try"},
-        retrieval={"action": "store_true", "help": "nDCG@10 of the three sets in every precision (minutes)"},
+        batch_tokens={"type": int, "nargs": "+", "default": [shipped], "help": "token budgets of a batch to try"},
+        retrieval={"action": "store_true", "help": "the gate's check of every precision on the three sets (minutes)"},
     )
     if args.quick:
         args.chunks, args.rounds = 24, 1
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     cache = Settings.from_env().cache
     budgets = {budget: ours(cache, budget) for budget in args.batch_tokens}
     made, lacking = budgets[args.batch_tokens[0]]
     texts = chunks(made["fp32"], args.chunks)
-    tokens, work, ceiling = int(made["fp32"].embed_counted(texts)[1].sum()), arithmetic(made["fp32"], texts), peak()
+    tokens, work = int(made["fp32"].embed_counted(texts)[1].sum()), arithmetic(made["fp32"], texts)
     in_order, one_call = sentence_transformers()
+    ceilings = peaks()
     engines: dict[str, Engine] = {BASELINE: in_order, "sentence-transformers fp32, one call": one_call}
+    precision_of = dict.fromkeys(engines, "fp32")
     for budget, (found, _) in budgets.items():
-        engines |= {f"assay {p}, batches of {budget} tokens": found[p].embed_batch for p in found}
+        for precision, embedder in found.items():
+            engines[name := f"assay {precision}, batches of {budget} tokens"] = embedder.embed_batch
+            precision_of[name] = precision
     taken, vectors = timed(engines, texts, args.rounds)
     base = statistics.median(taken[BASELINE])
-    rows = [
-        {
-            "engine": name,
-            "tokens / CPU-s": harness.spread([tokens / seconds for seconds in taken[name]]),
-            "ratio": base / statistics.median(taken[name]),
-            "of fp32 peak": f"{work / statistics.median(taken[name]) / ceiling:.0%}",
-            "cosine mean": float(np.einsum("ij,ij->i", vectors[name], vectors[BASELINE]).mean()),
-            "min": float(np.einsum("ij,ij->i", vectors[name], vectors[BASELINE]).min()),
-        }
-        for name in engines
-    ]
+    rows: list[dict[str, Any]] = []
+    ratios: dict[str, float] = {}
+    for name in engines:
+        median, cosines = statistics.median(taken[name]), np.einsum("ij,ij->i", vectors[name], vectors[BASELINE])
+        of_peaks, own = shares(work / median, ceilings), f"of {precision_of[name]} peak"
+        row = {"engine": name, "tokens / CPU-s": harness.spread([tokens / seconds for seconds in taken[name]])}
+        row |= {"ratio": base / median, **{key: as_percent(share) for key, share in of_peaks.items()}}
+        rows.append({**row, "cosine mean": float(cosines.mean()), "min": float(cosines.min())})
+        if name != BASELINE:
+            ratios[f"{name} / baseline"] = base / median
+        ratios[f"{name}, {own}"] = float(of_peaks[own])
     rows += [{**dict.fromkeys(rows[0], "-"), "engine": f"assay {p}: {why}"} for p, why in lacking.items()]
-    ratios = {f"{row['engine']} / baseline": row["ratio"] for row in rows[1:] if row["ratio"] != "-"}
-    ratios["fp32 peak of this core, GFLOP/s"] = ceiling
+    ratios |= {f"{p} peak of this core, G/s, by {by}": peak for p, (peak, by) in ceilings.items()}
     if args.retrieval:
-        limit = 60 if args.quick else None
-        for precision, embedder in made.items():
-            for name in SETS:
-                print(f"engine: {name} in {precision}", file=sys.stderr, flush=True)
-                ratios[f"nDCG@10 {name} {precision}"] = ndcg(embedder, name, limit)
+        os.sched_setaffinity(0, cores)
+        ratios |= gate_table(cache, tuple(made), sets=SETS[:1] if args.quick else SETS)
     title = f"{len(texts)} chunks, {tokens / len(texts):.0f} tokens each, one core, {args.rounds} rounds"
     harness.show(title, rows, ratios=ratios, json_file=args.json)
 

@@ -2,6 +2,9 @@
 
     python -m benchmarks.queries [--json FILE] [--quick] [--rows N ...] [--queries N]
 
+Below 10,000 chunks only FLAT and HNSW of milvus-lite in process are asked: those sizes show from where HNSW pays, by
+which `index.type: auto` chooses (docs/decisions/0006).
+
 Every engine holds the same synthetic chunks: words around the sentences of a small vocabulary, with vectors around the
 real embedder's vectors of these sentences. Questions are such sentences and are embedded by the real query embedder.
 Engines are asked in turn, in three rounds, by one thread and by eight. Two things are timed: searching by a given
@@ -42,6 +45,10 @@ from pipelines.ports import Embedder
 from pipelines.settings import Settings, checkout
 
 ROUNDS, THREADS = 3, (1, 8)
+SIZES = (1_000, 3_000, 10_000, 100_000)
+ALL_ENGINES_FROM = 10_000
+"""Chunks below which only milvus-lite in process is asked."""
+LITE = "milvus-lite in process"
 TOPICS = 400
 
 
@@ -71,11 +78,22 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def opened(
-    corpus: Corpus, embedder: Embedder, stack: ExitStack, folder: Path
-) -> dict[tuple[str, str], tuple[Ask, tuple[str, ...]]]:
-    """(engine, index) -> how to ask it, and what it can be asked. What cannot be had here is named on stderr."""
-    engines: dict[tuple[str, str], tuple[Ask, tuple[str, ...]]] = {}
+Engines = dict[tuple[str, str], tuple[Ask, tuple[str, ...]]]
+"""(engine, index) -> how to ask it, and what it can be asked."""
+
+
+def in_process(corpus: Corpus, embedder: Embedder, stack: ExitStack, folder: Path) -> Engines:
+    """milvus-lite in this process, by both kinds of index."""
+    engines: Engines = {}
+    for index in ("FLAT", "HNSW"):
+        ours = milvus(corpus, embedder, uri=str(folder / f"{index}.db"), index_type=index)
+        engines[LITE, index] = stack.enter_context(ours), (DENSE, FULL)
+    return engines
+
+
+def others(corpus: Corpus, embedder: Embedder, stack: ExitStack, folder: Path) -> Engines:
+    """The other engines. What cannot be had here is named on stderr."""
+    engines: Engines = {}
 
     def embed_only(kind: str, number: int) -> list[int]:
         embedded(embedder, corpus.asked[number])
@@ -88,9 +106,6 @@ def opened(
     except MissingTool as exc:
         print(f"left out: {exc}", file=sys.stderr)
     for index in ("FLAT", "HNSW"):
-        path = str(folder / f"{index}.db")
-        ours = milvus(corpus, embedder, uri=path, index_type=index)
-        engines["milvus-lite in process", index] = stack.enter_context(ours), (DENSE, FULL)
         port, data = free_port(), folder / f"served-{index}"
         program = str(Path(sys.executable).with_name("milvus-lite"))
         line = [program, "server", "--data-dir", str(data), "--host", "127.0.0.1", "--port", str(port)]
@@ -113,7 +128,13 @@ def opened(
     return engines
 
 
-def measured(rows: int, queries: int, embedder: Embedder) -> list[dict[str, Any]]:
+def opened(corpus: Corpus, embedder: Embedder, stack: ExitStack, folder: Path, *, all_from: int) -> Engines:
+    """What is asked at the size of this corpus: below `all_from` chunks milvus-lite in process alone."""
+    found = others(corpus, embedder, stack, folder) if len(corpus.texts) >= all_from else {}
+    return found | in_process(corpus, embedder, stack, folder)
+
+
+def measured(rows: int, queries: int, embedder: Embedder, *, all_from: int = ALL_ENGINES_FROM) -> list[dict[str, Any]]:
     """A row of the table per engine, index, kind and number of threads."""
     corpus = corpus_of(rows, queries, embedder)
     exact = np.argsort(-(corpus.questions @ corpus.vectors.T), axis=1)[:, :K]
@@ -121,7 +142,7 @@ def measured(rows: int, queries: int, embedder: Embedder) -> list[dict[str, Any]
     cpu: dict[Any, float] = {}
     recall: dict[Any, list[float]] = {}
     with ExitStack() as stack, tempfile.TemporaryDirectory() as temporary:
-        engines = opened(corpus, embedder, stack, Path(temporary))
+        engines = opened(corpus, embedder, stack, Path(temporary), all_from=all_from)
         settle()
         for name, (ask, kinds) in engines.items():
             for kind in kinds:
@@ -156,11 +177,12 @@ def measured(rows: int, queries: int, embedder: Embedder) -> list[dict[str, Any]
 
 
 def ratios(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """HNSW's p50 over FLAT's, by engine and size, one thread: above 1, FLAT is the better choice."""
-    one = {(r["chunks"], r["engine"], r["index"], r["what"]): r["p50 ms"] for r in rows if r["threads"] == 1}
+    """HNSW's p50 and CPU over FLAT's, by engine and size, one thread: above 1, FLAT is the better choice."""
+    one = {(r["chunks"], r["engine"], r["index"], r["what"]): r for r in rows if r["threads"] == 1}
     return {
-        f"HNSW/FLAT, {engine}, {chunks:,} chunks, {what}": one[chunks, engine, "HNSW", what] / flat
+        f"HNSW/FLAT, {engine}, {chunks:,} chunks, {what}, {of}": one[chunks, engine, "HNSW", what][of] / flat[of]
         for (chunks, engine, index, what), flat in one.items()
+        for of in ("p50 ms", "CPU ms")
         if index == "FLAT" and (chunks, engine, "HNSW", what) in one
     }
 
@@ -168,14 +190,16 @@ def ratios(rows: list[dict[str, Any]]) -> dict[str, float]:
 def main() -> None:
     given = arguments(
         __doc__,
-        rows={"type": int, "nargs": "+", "default": [10_000, 100_000], "help": "chunks"},
+        rows={"type": int, "nargs": "+", "default": list(SIZES), "help": "chunks"},
         queries={"type": int, "default": 150, "help": "questions of each engine, kind and number of threads"},
     )
-    sizes, queries = ([2_000], 30) if given.quick else (given.rows, given.queries)
+    sizes, queries, all_from = given.rows, given.queries, ALL_ENGINES_FROM
+    if given.quick:
+        sizes, queries, all_from = [500, 2_000], 30, 2_000
     embedder = load_embedder(
         checkout() / "models" / "embedders" / "minilm.yaml", cache=Settings.from_env().cache, precision="fp32"
     )
-    rows = [row for size in sizes for row in measured(size, queries, embedder)]
+    rows = [row for size in sizes for row in measured(size, queries, embedder, all_from=all_from)]
     show("One query, milliseconds", rows, ratios=ratios(rows), json_file=given.json)
 
 

@@ -96,7 +96,7 @@ def _data_checks(params: CorpusParams, workspace: Workspace) -> list[Check]:
     return checks
 
 
-def _precision_checks(params: CorpusParams, workspace: Workspace) -> list[Check]:
+def precision_checks(params: CorpusParams, workspace: Workspace) -> list[Check]:
     """A reduced precision must have been measured against fp32; fp32 has nothing to lose."""
     if params.embed.precision == "fp32":
         return []
@@ -200,7 +200,7 @@ def decide(params: CorpusParams, workspace: Workspace) -> dict[str, Any]:
         min_questions=judge.min_questions,
         bootstrap=bootstrap,
     )
-    checks += _precision_checks(params, workspace) + _tuned_checks(params, workspace, bootstrap)
+    checks += precision_checks(params, workspace) + _tuned_checks(params, workspace, bootstrap)
     if reason := _nothing_judged(workspace):
         checks.insert(0, Check("judged", None, None, False, reason))
     verdict = Verdict(_candidate(params, workspace, arm or "none", prompt).digest, checks)
