@@ -97,6 +97,14 @@ class Embedder(Protocol):
         ...
 
 
+@runtime_checkable
+class OnDisk(Protocol):
+    """What an `Embedder` whose model is a folder of this machine can say beside: where it is. It never changes."""
+
+    @property
+    def folder(self) -> Path: ...
+
+
 class Reranker(Protocol):
     """Scores how well a text answers a question, both read together. `digest` covers weights, tokenizer, architecture,
     window, precision."""

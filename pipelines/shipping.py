@@ -24,9 +24,9 @@ NAME = "assay.zip"
 _SOURCES = ("pyproject.toml", "dvc.yaml", "params.yaml", "README.md", "requirements.lock")
 
 
-def packed(folder: Path, *, below: Path) -> Path:
-    """A folder that never changes (it is named by its digest) as `below/NAME.zip`, made once, whole or absent."""
-    target = below / f"{folder.name}.zip"
+def packed(folder: Path, *, below: Path, name: str) -> Path:
+    """A folder that never changes (`name` is its digest) as `below/NAME.zip`, made once, whole or absent."""
+    target = below / f"{name}.zip"
     if not target.is_file():
         below.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=below, prefix=".pack-") as temporary:
@@ -38,9 +38,10 @@ def packed(folder: Path, *, below: Path) -> Path:
     return target
 
 
-def arrived(folder: str) -> Path:
-    """A folder of the driver as this process sees it: itself, or what Spark unpacked in the executor's own folder."""
-    here = Path(Path(folder).name)
+def arrived(folder: str, *, name: str) -> Path:
+    """A folder of the driver as this process sees it: itself, or what Spark unpacked as `name` in the executor's own
+    folder."""
+    here = Path(name)
     return Path(folder) if Path(folder).is_dir() or not here.is_dir() else here.resolve()
 
 

@@ -94,7 +94,7 @@ class OpenVinoEmbedder(TextReader):
     def __init__(self, folder: Path, *, name: str, precision: str, batch_tokens: int, threads: int) -> None:
         """Verify the export below `folder`; IntegrityError when a file is not what was recorded."""
         facts = exports.opened(folder)
-        self._folder, self._precision, self._computed_in = folder, precision, facts.get("computed_in")
+        self.folder, self._precision, self._computed_in = folder, precision, facts.get("computed_in")
         self._batch_tokens, self._threads = batch_tokens, threads
         self.digest = str(facts["digest"])
         super().__init__(
@@ -107,7 +107,7 @@ class OpenVinoEmbedder(TextReader):
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return reopen, (str(self._folder), self.name, self._precision, self._batch_tokens, 1)
+        return reopen, (str(self.folder), self.name, self._precision, self._batch_tokens, 1)
 
     @cached_property
     def _compiled(self) -> Any:
@@ -119,7 +119,7 @@ class OpenVinoEmbedder(TextReader):
             "NUM_STREAMS": 1,
             "ENABLE_CPU_PINNING": False,  # else every single-threaded worker is pinned to the same first core
         }
-        return openvino.Core().compile_model(str(self._folder / "model.xml"), "CPU", options)
+        return openvino.Core().compile_model(str(self.folder / "model.xml"), "CPU", options)
 
     @cached_property
     def _requests(self) -> threading.local:
@@ -152,7 +152,8 @@ class OpenVinoEmbedder(TextReader):
 @lru_cache(maxsize=4)
 def reopen(folder: str, name: str, precision: str, batch_tokens: int, threads: int) -> OpenVinoEmbedder:
     """The embedder of an export, opened once per process."""
-    return OpenVinoEmbedder(arrived(folder), name=name, precision=precision, batch_tokens=batch_tokens, threads=threads)
+    found = arrived(folder, name=Path(folder).name)
+    return OpenVinoEmbedder(found, name=name, precision=precision, batch_tokens=batch_tokens, threads=threads)
 
 
 def load_embedder(

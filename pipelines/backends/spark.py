@@ -20,9 +20,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pipelines import errors
@@ -137,11 +138,11 @@ def _conf(master: str, local: Path) -> dict[str, str]:
     }
 
 
-def _join(context: Any, master: str, scratch: Path, folders: Sequence[Path]) -> None:
+def _join(context: Any, master: str, scratch: Path, folders: Mapping[str, Path]) -> None:
     """Ship the code and the folders to the cluster, and wait until it has given an executor."""
     context.addPyFile(str(archive(scratch.parent)))
-    for folder in folders:
-        context.addArchive(f"{packed(folder, below=scratch.parent / 'shipped')}#{folder.name}")
+    for digest, folder in folders.items():
+        context.addArchive(f"{packed(folder, below=scratch.parent / 'shipped', name=digest)}#{digest}")
     deadline = time.monotonic() + EXECUTOR_PATIENCE
     tracker = context._jsc.sc().statusTracker()
     while len(tracker.getExecutorInfos()) < 2:  # the first is the driver
@@ -153,9 +154,11 @@ def _join(context: Any, master: str, scratch: Path, folders: Sequence[Path]) -> 
 
 
 @contextmanager
-def session(master: str, *, name: str, scratch: Path, folders: Sequence[Path] = ()) -> Iterator[Any]:
+def session(
+    master: str, *, name: str, scratch: Path, folders: Mapping[str, Path] = MappingProxyType({})
+) -> Iterator[Any]:
     """A SparkSession; stopped at the end of the block. `scratch` holds shuffle files while the JVM lives,
-    and spark.log. `folders`, named by digests, are sent along to a cluster, where `shipping.arrived` finds them.
+    and spark.log. `folders`, by their digests, are sent along to a cluster, where `shipping.arrived` finds them.
 
     Errors inside the block that come from Spark become ours: an AssayError raised in a worker is raised again as what
     it was, a full disk is a BadInput that names the folder, the rest are BackendError. BadConfig when the master does

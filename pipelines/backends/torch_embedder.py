@@ -4,6 +4,9 @@ On a CPU it serves what was embedded on a GPU (`ASSAY_DEVICE=torch-cpu`): engine
 the device is not. Otherwise the OpenVINO engine is two to three times faster there. Only texts of one token count
 share a batch, of at most `batch_tokens` tokens, so nothing is padded and nothing is truncated. On a GPU the last bits
 of a vector may still follow the size of its batch, so a build from an empty cache may differ in them.
+
+The model's folder travels to Spark's executors, and the GPU is looked for where the model is opened: a driver without
+one may plan what its executors' GPUs embed.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import numpy as np
 from pipelines.core.batches import same_length
 from pipelines.core.digests import digest_json
 from pipelines.errors import BadConfig, MissingTool
+from pipelines.shipping import arrived
 from pipelines.tokens import TextReader
 
 PRECISIONS = ("fp32", "bf16")
@@ -45,10 +49,10 @@ class TorchEmbedder(TextReader):
 
     def __init__(self, folder: str, *facts: Any) -> None:
         """`facts`: name, digest, prefix, lower, window, precision, batch_tokens, device."""
-        self._folder, self._facts = folder, facts
+        self.folder, self._facts = Path(folder), facts
         self.digest = str(facts[1])
         super().__init__(
-            Path(folder) / "tokenizer.json",
+            self.folder / "tokenizer.json",
             name=str(facts[0]),
             prefix=str(facts[2]),
             lower=bool(facts[3]),
@@ -57,13 +61,17 @@ class TorchEmbedder(TextReader):
         self._precision, self._batch_tokens, self._device = str(facts[5]), int(facts[6]), str(facts[7])
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return reopen, (self._folder, *self._facts)
+        return reopen, (str(self.folder), *self._facts)
 
     @cached_property
     def _model(self) -> Any:
+        import torch
         from sentence_transformers import SentenceTransformer
 
-        return SentenceTransformer(self._folder, device=self._device, local_files_only=True).eval()
+        number, there = int(self._device.partition(":")[2] or 0), torch.cuda.device_count()
+        if self._device.startswith("cuda") and number >= there:
+            raise MissingTool(f"ASSAY_DEVICE is {self._device}, but torch {torch.__version__} sees {there} GPUs")
+        return SentenceTransformer(str(self.folder), device=self._device, local_files_only=True).eval()
 
     @cached_property
     def dim(self) -> int:
@@ -99,25 +107,18 @@ class TorchEmbedder(TextReader):
 @lru_cache(maxsize=4)
 def reopen(folder: str, *facts: Any) -> TorchEmbedder:
     """The embedder of a folder, opened once per process."""
-    return TorchEmbedder(folder, *facts)
+    return TorchEmbedder(str(arrived(folder, name=str(facts[1]))), *facts)
 
 
 def load_torch(definition: Definition, digest: str, *, precision: str, batch_tokens: int, device: str) -> TorchEmbedder:
     """The embedder of a definition on `cpu`, `cuda` or `cuda:N`. `digest` is the model's in this precision.
 
-    BadConfig on a precision that this engine lacks, MissingTool when torch does not see the GPU.
+    BadConfig on a precision that this engine lacks. MissingTool when it first embeds and torch does not see the GPU.
     """
-    import torch
-
     if precision not in PRECISIONS:
         raise BadConfig(f"embed.precision is {precision!r}; on torch one of {', '.join(PRECISIONS)}")
     if definition.random_seed is not None:
         raise BadConfig(f"embedder {definition.name} has random weights, which are drawn on ASSAY_DEVICE=cpu only")
-    number = int(device.partition(":")[2] or 0)
-    if device.startswith("cuda") and number >= torch.cuda.device_count():
-        raise MissingTool(
-            f"ASSAY_DEVICE is {device}, but torch {torch.__version__} sees {torch.cuda.device_count()} GPUs"
-        )
     own = digest_json({"model": digest, "engine": "torch"})
     facts = (definition.prefix, definition.lower, definition.window, precision, batch_tokens, device)
     return reopen(str(definition.folder), definition.name, own, *facts)

@@ -32,7 +32,7 @@ from pipelines.core.nouns import Report, labelled
 from pipelines.embeddings import TEXTS_PER_TASK, Plan, Rows, Texts, cache_folder
 from pipelines.errors import IntegrityError, NotFound
 from pipelines.params import CorpusParams
-from pipelines.ports import Embedder, ObjectStore, Paid, Ports
+from pipelines.ports import Embedder, ObjectStore, OnDisk, Paid, Ports
 from pipelines.schemas import EMBEDDINGS, VECTORS
 from pipelines.temporary import temporary_folder
 from pipelines.tombstones import MARKERS, claim
@@ -158,8 +158,8 @@ def _workers(plan: Plan, ports: Ports, *, parts: int, corpus: str) -> Iterator[E
     if spark.is_local(master) and plan.missing <= SMALL and parts == 1:
         yield here
         return
-    scratch, export = ports.settings.cache / "spark", ports.settings.cache / "embedders" / ports.embedder.digest
-    travels = [export] if export.is_dir() else []
+    scratch, embedder = ports.settings.cache / "spark", ports.embedder
+    travels = {embedder.digest: embedder.folder} if isinstance(embedder, OnDisk) else {}
     with spark.session(master, name=f"assay embed {corpus}", scratch=scratch, folders=travels) as session:
         yield partial(spark.each, session)
 

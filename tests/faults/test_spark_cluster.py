@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -19,14 +20,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pyarrow.parquet as pq
 import pytest
 
 from infra.spark_cluster import SparkCluster, running
 from pipelines.backends.spark import session
-from pipelines.builds import held
+from pipelines.backends.torch_embedder import load_torch
+from pipelines.builds import build_rows, held
+from pipelines.embedders import embedder_digest, read_definition
 from pipelines.settings import Settings, checkout
+from pipelines.shipping import packed
 from tests.faults.test_milvus_kill import HALF, build_in
 from tests.index_kit import (
     Ports,
@@ -171,3 +176,20 @@ def test_an_executor_killed_in_the_middle_of_index_changes_nothing(
         assert held(ports.store, facts["collection"]) == (facts["rows"], facts["digest"])
         ports.store.close()
     assert json.loads(ports.objects.get(f"{facts['key']}/seal.json"))["digest"] == facts["digest"]
+
+
+def test_executors_open_a_torch_model_that_was_sent_to_them(cluster: SparkCluster, tmp_path: Path) -> None:
+    """As a tuned model's folder: it is on the driver's disk alone, here gone once it was packed."""
+    ports = home_of(tmp_path / "home", cluster.url)
+    read = read_definition(checkout() / "models/embedders/minilm.yaml")
+    own = replace(read, folder=tmp_path / "own")
+    shutil.copytree(read.folder, own.folder)
+    embedder = load_torch(own, embedder_digest(own, "fp32"), precision="fp32", batch_tokens=1024, device="cpu")
+    packed(embedder.folder, below=ports.settings.cache / "shipped", name=embedder.digest)
+    shutil.rmtree(own.folder)
+    exact, ports.__dict__["embedder"] = ports.embedder, embedder
+    report = run_stage(ports, "embed")
+    assert report.measured["embedded"] == report.facts["rows"]
+    rows = [row for batch in build_rows(ports.objects, report.facts) for row in batch.to_pylist()][:20]
+    theirs = exact.embed_batch([row["text"] for row in rows])
+    assert np.einsum("ij,ij->i", theirs, np.array([row["vector"] for row in rows])).min() >= 0.9999

@@ -48,8 +48,10 @@ def test_what_this_engine_or_machine_lacks_is_named(tmp_path: Path, monkeypatch:
     with pytest.raises(BadConfig, match="random weights"):
         _ = ports_of(tmp_path, params_of(embed={"model": "random"})).embedder
     monkeypatch.setenv("ASSAY_DEVICE", f"cuda:{torch.cuda.device_count()}")
+    planning = ports_of(tmp_path, params_of()).embedder  # as a driver does, whose executors have the GPUs
+    assert planning.window == 256 and planning.digest
     with pytest.raises(MissingTool, match=r"ASSAY_DEVICE is cuda:\d+, but torch .* sees \d+ GPUs"):
-        _ = ports_of(tmp_path, params_of()).embedder
+        planning.embed_batch(["a"])
     monkeypatch.setenv("ASSAY_DEVICE", "gpu")
     with pytest.raises(BadConfig, match="one of cpu, cuda, cuda:N, torch-cpu"):
         _ = ports_of(tmp_path, params_of()).embedder

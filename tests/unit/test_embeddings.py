@@ -232,11 +232,12 @@ def test_sizes_of_parts_by_hand() -> None:
 )
 def test_a_small_build_starts_no_spark(missing, parts, master, where, tmp_path, monkeypatch):
     @contextmanager
-    def session(*_, **__):
+    def session(*_, folders, **__):
+        assert folders == {"0" * 64: tmp_path}  # the model goes along, whichever engine opens it
         yield "a session"
 
     monkeypatch.setattr(spark, "session", session)
     home = SimpleNamespace(cache=tmp_path, spark_master=master)
-    ports = SimpleNamespace(settings=home, embedder=SimpleNamespace(digest="0" * 64))
+    ports = SimpleNamespace(settings=home, embedder=SimpleNamespace(digest="0" * 64, folder=tmp_path))
     with embed._workers(SimpleNamespace(missing=missing), ports, parts=parts, corpus="tiny") as each:
         assert ("here" if each is embed.here else "spark") == where

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import pickle
 import shutil
 import socket
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from pipelines.backends.spark import _conf, is_local, require_master
+from pipelines.backends.torch_embedder import load_torch, reopen
 from pipelines.errors import BadConfig
+from pipelines.ports import OnDisk
 from pipelines.settings import checkout
 from pipelines.shipping import archive, arrived, packed, sources_digest
 
@@ -81,14 +85,31 @@ def test_a_folder_arrives_as_itself_or_as_what_was_unpacked_here(
     folder = tmp_path / "driver" / "0123abcd"
     (folder / "deep").mkdir(parents=True)
     (folder / "deep" / "model.bin").write_bytes(b"weights")
-    made = packed(folder, below=tmp_path / "shipped")
-    assert packed(folder, below=tmp_path / "shipped") == made
+    made = packed(folder, below=tmp_path / "shipped", name="0123abcd")
+    assert packed(folder, below=tmp_path / "shipped", name="0123abcd") == made
     assert [file.name for file in (tmp_path / "shipped").iterdir()] == ["0123abcd.zip"]
     executor = tmp_path / "executor"
     shutil.unpack_archive(made, executor / "0123abcd")
     monkeypatch.chdir(executor)
-    assert arrived(str(folder)) == folder
+    assert arrived(str(folder), name="0123abcd") == folder
     shutil.rmtree(folder)
-    assert (arrived(str(folder)) / "deep" / "model.bin").read_bytes() == b"weights"
+    assert (arrived(str(folder), name="0123abcd") / "deep" / "model.bin").read_bytes() == b"weights"
     monkeypatch.chdir(tmp_path)
-    assert arrived(str(folder)) == folder  # nowhere: whoever opens it says so
+    assert arrived(str(folder), name="0123abcd") == folder  # nowhere: whoever opens it says so
+
+
+def test_a_model_that_torch_opens_is_found_where_it_arrived(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "driver" / "model"
+    folder.mkdir(parents=True)
+    (folder / "tokenizer.json").write_text("{}")
+    model = SimpleNamespace(name="own", folder=folder, prefix="", window=256, lower=False, random_seed=None)
+    one = load_torch(model, "d" * 64, precision="fp32", batch_tokens=256, device="cpu")
+    assert isinstance(one, OnDisk)
+    sent = pickle.dumps(one)
+    shutil.unpack_archive(
+        packed(one.folder, below=tmp_path / "shipped", name=one.digest), tmp_path / "executor" / one.digest
+    )
+    shutil.rmtree(folder)
+    monkeypatch.chdir(tmp_path / "executor")
+    reopen.cache_clear()
+    assert pickle.loads(sent).folder == tmp_path / "executor" / one.digest  # noqa: S301 -- our own bytes
