@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipelines.chunk_sets import parquet
 from pipelines.core.capacity import GIB, Load, Prices, Rates, cpu_seconds, milvus_bytes, need, object_bytes
 
 RATES = Rates(
@@ -124,3 +126,15 @@ def test_unknown_names_are_refused() -> None:
         cpu_seconds(LOAD, RATES, precision="fp8")
     with pytest.raises(ValueError, match="one of FLAT, HNSW"):
         milvus_bytes(LOAD, RATES, index="IVF")
+
+
+def test_stored_vectors_are_as_large_as_chunk_sets_writes_them() -> None:
+    """The default share against Parquet as `chunk_sets.parquet` writes it: 1,536 bytes a vector, not compressed."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    vectors = np.random.default_rng(7).normal(size=(2_000, 384)).astype(np.float32)
+    table = pa.table({"vector": pa.FixedSizeListArray.from_arrays(vectors.ravel(), 384).cast(pa.list_(pa.float32()))})
+    column = pq.ParquetFile(io.BytesIO(parquet(table))).metadata.row_group(0).column(0)
+    assert column.total_compressed_size / vectors.nbytes == pytest.approx(Rates().vector_bytes_kept, abs=0.01)
