@@ -51,6 +51,7 @@ def _facts(workspace: Workspace, params: CorpusParams, arms: Mapping[str, Any]) 
             "cpu_seconds": _cpu_seconds(workspace, *_TRAINING),
         }
     rows = [row for row in read_jsonl(workspace.scores("answers")) if row["arm"] in arms]
+    asked = workspace.receipt("score_answers")["models"]
     return tradeoffs.Facts(
         arms=arms,
         rows=rows,
@@ -62,7 +63,7 @@ def _facts(workspace: Workspace, params: CorpusParams, arms: Mapping[str, Any]) 
             "cpu_seconds": _cpu_seconds(workspace, *_INDEXING),
         },
         training=training,
-        models={arm: model["name"] for arm, model in workspace.receipt("score_answers")["models"].items()},
+        models={arm: asked[arm]["name"] for arm in arms},
         cpu_hour=params.answer.prices.cpu_hour,
         currency=params.answer.prices.currency,
         traffic=params.compare.traffic,
