@@ -60,6 +60,7 @@ def _facts(workspace: Workspace, params: CorpusParams, arms: Mapping[str, Any]) 
             "paid": _on_gpus(workspace, prices.gpu_hour),
         }
     rows = [row for row in read_jsonl(workspace.scores("answers")) if row["arm"] in arms]
+    asked = workspace.receipt("score_answers")["models"]
     return tradeoffs.Facts(
         arms=arms,
         rows=rows,
@@ -72,7 +73,7 @@ def _facts(workspace: Workspace, params: CorpusParams, arms: Mapping[str, Any]) 
             "paid": costs.in_currency(embed.get("cost"), prices.currency),
         },
         training=training,
-        models={arm: model["name"] for arm, model in workspace.receipt("score_answers")["models"].items()},
+        models={arm: asked[arm]["name"] for arm in arms},
         cpu_hour=prices.cpu_hour,
         currency=prices.currency,
         traffic=params.compare.traffic,

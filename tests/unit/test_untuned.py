@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from pipelines import answer_records
-from pipelines.actions import promote
+from pipelines.actions import compare, promote
 from pipelines.answering import served_prompt
 from pipelines.backends.objects import ObstoreObjects
+from pipelines.core import tradeoffs
 from pipelines.errors import BadConfig, IntegrityError, NotTrainable
 from pipelines.ports import Completion, Hit, Ports
 from pipelines.schemas import read_jsonl
@@ -112,6 +113,8 @@ def test_each_arm_is_asked_trimmed_and_paid_by_its_own_model(ports: Made, server
     kept_by = {key.split("/")[1] for key in ports.objects.list("answers/")}
     assert kept_by == {ports.hosted.digest, ports.tuned.digest}
     assert report.measured["cost"]["tokens_in"] == sum(rows[arm]["tokens_in"] for arm in ("base", "rag")) + 1
+    compared = compare._facts(workspace, params(), report.facts["arms"])
+    assert tradeoffs.asked_of(compared.models) == "base models hosted (base, rag); smollm2 (tuned, both)"
 
 
 def test_what_cannot_choose_among_labels_says_so(ports: Made, tmp_path: Path) -> None:
