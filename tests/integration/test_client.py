@@ -114,6 +114,18 @@ def test_no_request_is_dropped_while_releases_change(settings):
     assert set(seen) == {2, 3}
 
 
+def test_nothing_right_to_begin_with_is_an_error(settings):
+    with pytest.raises(NotFound, match="tiny has no generation 7"):
+        Release(TINY, 7, settings=settings)
+    objects, log = Wiring.of(settings, TINY).objects, Wiring.of(settings, TINY).releases
+    part = f"{log.read(TINY)['index']['key']}/part-00000.parquet"
+    whole = objects.get(part)
+    objects.delete([part])
+    with pytest.raises(IntegrityError, match="gone"):
+        Release(TINY, settings=settings)
+    objects.put(part, whole)
+
+
 def test_what_is_not_right_is_not_served_and_the_last_good_release_stays(settings):
     with Release(TINY, settings=settings, look_every=None) as release:
         objects, log = Wiring.of(settings, TINY).objects, Wiring.of(settings, TINY).releases
@@ -134,12 +146,3 @@ def test_what_is_not_right_is_not_served_and_the_last_good_release_stays(setting
         objects.delete([log.key(TINY, 4)])  # the log is cut: an older state is not followed
         assert not release.refresh() and "generation 4 was read here before" in release.problem
         assert found(release) == 4
-
-
-def test_nothing_right_to_begin_with_is_an_error(settings):
-    with pytest.raises(NotFound, match="tiny has no generation 7"):
-        Release(TINY, 7, settings=settings)
-    objects, log = Wiring.of(settings, TINY).objects, Wiring.of(settings, TINY).releases
-    objects.delete([f"{log.read(TINY)['index']['key']}/part-00000.parquet"])
-    with pytest.raises(IntegrityError, match="gone"):
-        Release(TINY, settings=settings)
