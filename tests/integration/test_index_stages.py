@@ -202,8 +202,8 @@ def texts_of(ports: Ports, chunks: dict[str, Any]) -> set[str]:
 
 
 def test_other_chunk_params_embed_only_chunks_whose_text_is_new(ports: Ports, first: dict[str, Any]) -> None:
-    """Without overlap the first chunk of each document stays as it is, the second begins later."""
-    other = Ports(ports.settings, "tiny", params_of(chunk={"overlap": 0}))
+    """With room for a whole rule in the overlap each document gets a third chunk, between the two that it has."""
+    other = Ports(ports.settings, "tiny", params_of(chunk={"overlap": 120}))
     held = texts_of(ports, first["chunk"].facts)
     try:
         chunks, report = run_stage(other, "chunk"), run_stage(other, "embed")
@@ -212,8 +212,8 @@ def test_other_chunk_params_embed_only_chunks_whose_text_is_new(ports: Ports, fi
             ports.workspace.write_receipt(name, first[name].facts, {}, "")
     new = texts_of(ports, chunks.facts) - held
     assert report.facts["collection"] != first["embed"].facts["collection"]
-    assert report.measured["embedded"] == len(new) >= len(TEXTS)
-    assert report.measured["reused"] == report.facts["rows"] - len(new) >= len(TEXTS)
+    assert report.measured["embedded"] == len(new) == len(TEXTS)
+    assert report.measured["reused"] == first["embed"].facts["rows"] == 2 * len(TEXTS)
 
 
 def test_vectors_of_documents_that_were_all_renamed_are_handed_on_by_spark(
