@@ -96,7 +96,7 @@ def fused(dense: Sequence[Hit], bm25: Sequence[Hit], *, alpha: float) -> list[Hi
     for found, share, least in ((dense, alpha, -1.0), (bm25, 1 - alpha, 0.0)):
         span = max((hit.score for hit in found), default=least) - least
         for hit in found:
-            total[hit.chunk] += share * (hit.score - least) / span if span > 0 else 0.0
+            total[hit.chunk] += share * ((hit.score - least) / span) if span > 0 else 0.0
             hits.setdefault(hit.chunk, hit)
     order = sorted(hits, key=lambda chunk: (-total[chunk], chunk))
     return [replace(hits[chunk], score=total[chunk]) for chunk in order]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipelines.actions.ask import Service
@@ -91,6 +91,7 @@ def test_what_one_search_does_not_find_counts_nothing_there():
     st.dictionaries(st.sampled_from("abcdefgh"), st.floats(0, 50), max_size=8),
     st.floats(0, 1),
 )
+@example({"a": 0.0}, {"a": 5e-324}, 0.25)
 def test_fusion_loses_and_repeats_nothing_and_keeps_to_its_scale(by_vector, by_words, alpha):
     lists = [
         [hit(key, score) for key, score in sorted(of.items(), key=lambda item: -item[1])]
