@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import openvino as vendor
 import pytest
 
 from pipelines.backends import openvino
@@ -18,7 +17,7 @@ MINILM = checkout() / "models/embedders/minilm.yaml"
 def on(cpu: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a CPU that multiplies bf16, or on one that does not."""
     able = ["FP32", "INT8", *(["BF16"] if cpu == "bf16" else [])]
-    monkeypatch.setattr(vendor, "Core", lambda: type("Core", (), {"get_property": lambda self, *_: able})())
+    monkeypatch.setattr("openvino.Core", lambda: type("Core", (), {"get_property": lambda self, *_: able})())
 
 
 def loaded(precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, Any]:
