@@ -96,10 +96,11 @@ class TorchEmbedder(TextReader):
         """int64 (texts, tokens) to float32 (texts, dim). Norms are taken in fp32 whatever the precision."""
         import torch
 
+        model = self._model  # first of all: it says when there is no such GPU
         tokens = torch.from_numpy(ids).to(self._device)
         reduced = torch.autocast(torch.device(self._device).type, torch.bfloat16, enabled=self._precision == "bf16")
         with torch.inference_mode(), reduced:
-            features = self._model({"input_ids": tokens, "attention_mask": torch.ones_like(tokens)})
+            features = model({"input_ids": tokens, "attention_mask": torch.ones_like(tokens)})
         vectors = torch.nn.functional.normalize(features["sentence_embedding"].float(), dim=-1)
         return np.asarray(vectors.cpu().numpy(), dtype=np.float32)
 
