@@ -109,7 +109,7 @@ def _cost(completion: Completion, generator: Generator, prices: Prices) -> dict[
     spent: dict[str, Any] = {"tokens_in": completion.tokens_in, "tokens_out": completion.tokens_out}
     paid = generator.cost(**spent) if isinstance(generator, Paid) else None
     cpu = completion.cpu_seconds
-    price = costs.of_reply(cpu_seconds=cpu, paid=paid, **prices.model_dump())
+    price = costs.of_reply(cpu_seconds=cpu, cpu_hour=prices.cpu_hour, paid=paid, currency=prices.currency)
     return {**spent, "ms": round(completion.seconds * 1000, 1), "cpu_seconds": cpu, "cost": price}
 
 
