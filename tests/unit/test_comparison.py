@@ -1,5 +1,7 @@
 """Arms side by side: means over what has the metric, pairs that are pairs, the hypothesis, prices."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,6 +11,9 @@ from pipelines.core import comparison
 from pipelines.core.bootstrap import quantile_interval
 from pipelines.core.costs import Spent, of_reply
 from pipelines.core.hypothesis import FAILED, HELD, THIN, verdict
+from pipelines.params import Prices
+from pipelines.ports import Completion
+from pipelines.stages import score_answers
 
 NAMES = ("right", "rare", "never")
 
@@ -104,3 +109,9 @@ def test_a_reply_costs_its_cpu_time_or_what_was_paid():
     assert of_reply(cpu_seconds=None, cpu_hour=None, paid=paid, currency="USD") == 0.0018
     assert of_reply(cpu_seconds=None, cpu_hour=0.36, paid=paid, currency="EUR") is None
     assert of_reply(cpu_seconds=None, cpu_hour=0.36, paid=Spent(500, 100), currency="EUR") is None
+
+
+def test_a_reply_is_priced_by_the_params():
+    said = Completion("x", tokens_in=5, tokens_out=1, seconds=0.5, cpu_seconds=10.0)
+    spent = score_answers._cost(said, SimpleNamespace(), Prices(cpu_hour=0.36, gpu_hour=9.0))
+    assert spent == {"tokens_in": 5, "tokens_out": 1, "ms": 500.0, "cpu_seconds": 10.0, "cost": pytest.approx(0.001)}
