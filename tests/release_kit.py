@@ -193,7 +193,8 @@ def scored(
     workspace, champion = wiring.workspace, wiring.workspace.champion()
     names = ("ndcg@10", "recall@1", "recall@5", "recall@10", "mrr")
     retrieval = [{"id": q, "metrics": dict.fromkeys(names, ndcg)} for q in QUESTIONS]
-    asked = {"gold": ["x"], "kind": None}
+    said: dict[str, Any] = {"reply": "x", "citations": [], "passages": [], "tokens_in": 9, "tokens_out": 1, "ms": 5.0}
+    asked = {"question": "What?", "gold": ["x"], "kind": None, **said}
     answers = [{"id": q, "arm": a, **asked, "metrics": {"token_f1": f1}} for a, f1 in arms.items() for q in QUESTIONS]
     if champion:
         retrieval = [{**row, "champion": dict.fromkeys(names, 0.8)} for row in retrieval]

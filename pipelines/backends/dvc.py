@@ -29,6 +29,7 @@ from pipelines.corpus_files import (
     swap_in,
     tree_digest,
 )
+from pipelines.dvc_files import written_whole
 from pipelines.errors import AssayError, BackendError, IntegrityError, NotFound
 from pipelines.git import Git
 from pipelines.locks import exclusive
@@ -202,7 +203,8 @@ class DvcVersioner:
         before = _inputs(repo, stage)
         stage_process.forget(self._root, stage)
         try:
-            ran = bool(repo.reproduce(stage, single_item=True, force=force))
+            # Not from DVC's run cache: an entry that a kill left empty fails for ever, and stages keep what they made.
+            ran = bool(repo.reproduce(stage, single_item=True, force=force, run_cache=False))
         except ReproductionError as exc:
             failure = exc.__cause__
             if isinstance(failure, StageCmdFailedError):
@@ -292,6 +294,7 @@ class DvcVersioner:
                     reraise=True,
                 )(super().lock)
 
+        written_whole()
         write_whole(self._root / ".dvc" / "config.local", dvc_config.local(self._root, self._remote))
         # DVC reads stage names and targets relative to the current folder.
         with chdir(self._root):

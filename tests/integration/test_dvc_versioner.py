@@ -202,6 +202,43 @@ def test_two_processes_use_one_workspace_at_once(home):
     assert second.revision == "r2" and not home.git("status", "--porcelain").strip()
 
 
+def test_killed_while_dvc_writes_a_file_of_its_own_it_is_as_before_or_whole(home):
+    """The lock file's first and second writing, and that of corpus.dvc."""
+    die_halfway = """
+        import io, os, signal
+        from dvc.utils.serialize import _yaml
+        dump = _yaml._dump
+        def half(data, stream, **how):
+            if "cmd" in data:  # the run cache's, which nobody asks
+                return dump(data, stream, **how)
+            whole = io.StringIO()
+            dump(data, whole, **how)
+            stream.write(whole.getvalue()[: len(whole.getvalue()) // 2])
+            stream.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+        _yaml._dump = half
+    """
+    stage = {"cmd": "cp corpus/documents.parquet made", "deps": ["corpus/documents.parquet"], "outs": ["made"]}
+    home.stages(make=stage)
+    home.holds(a="one")
+    for known in (False, True):
+        before = (home.root / "dvc.lock").read_bytes() if known else None
+        died = home.process(textwrap.dedent(die_halfway) + "v.reproduce('make', force=True)")
+        assert died.wait(60) == -signal.SIGKILL, died.stderr.read()
+        assert before == ((home.root / "dvc.lock").read_bytes() if known else None)
+        home.versioner.reproduce("make")
+        assert list(yaml.safe_load((home.root / "dvc.lock").read_text())["stages"]) == ["make"]
+        home.versioner.record("Made")
+    before = (home.root / "corpus.dvc").read_bytes()
+    write_files(
+        home.content, CorpusFiles([document_row(Document("b.md", "b", "two", "text/markdown", "b.md"))], [], [], [])
+    )
+    died = home.process(textwrap.dedent(die_halfway) + f"v.snapshot('demo', content=Path({str(home.content)!r}))")
+    assert died.wait(60) == -signal.SIGKILL, died.stderr.read()
+    assert (home.root / "corpus.dvc").read_bytes() == before
+    assert home.versioner.snapshot("demo", content=home.content).revision == "r2"
+
+
 def test_a_snapshot_waits_for_a_stage_that_reads_the_corpus(home):
     home.holds(a="one")
     command = "cp corpus/documents.parquet before; touch measured/begun; sleep 4; cmp before corpus/documents.parquet"
