@@ -358,9 +358,10 @@ def test_what_was_disturbed_ends_as_the_undisturbed(stack, twin):
     settings, process = twin
     said = process.communicate(timeout=PATIENCE)[0]
     assert process.returncode == 0, said
-    parts = ("candidate", "chunk", "embedder", "index", "adapter", "prompt", "params", "arm", "code")
+    parts = ("chunk", "embedder", "index", "adapter", "prompt", "params", "arm", "code")
     manifests = [views.release_manifest(stack.settings, TINY, 2), views.release_manifest(settings, TINY, 1)]
-    # Of an endpoint the address is part of what is known of its weights; these two have servers of their own.
+    # Of an endpoint the address is part of what is known of its weights, and so of the candidate that it serves; these
+    # two have servers of their own.
     ours, theirs = (
         {**{p: m[p] for p in parts}, "revision": m["revision"]["digest"], "tokenizer": m["base"]["tokenizer"]}
         for m in manifests
