@@ -354,45 +354,6 @@ def test_a_server_imports_files_from_its_own_storage(milvus: str, tmp_path: Path
     store.close()
 
 
-def test_an_import_that_did_not_end_begins_again_from_nothing(
-    milvus: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Refused, failed, and killed with its tasks queued at the server: the rows are then there once, by import."""
-    store = MilvusStore(milvus, imports=ObstoreObjects(str(tmp_path)))
-    store._client.upsert = None  # type: ignore[assignment]
-    store.drop(NAME)
-    with monkeypatch.context() as wrong:
-        wrong.setattr(ObstoreObjects, "uri", lambda self, key: f"s3://bucket/prefix/{key}")
-        for _ in range(2):  # the second run is told so as well
-            with pytest.raises(BadConfig, match="ASSAY_MILVUS_BULK must"):
-                store.load(NAME, [batch(0, 1)], dim=8)
-            assert not store._client.has_collection(NAME)
-    with pytest.raises(IntegrityError, match="not 8 finite numbers"):
-        store.load(NAME, [batch(0), batch(1, vectors=UNIT[0][:4])], dim=8)
-    assert not store._client.has_collection(NAME)
-
-    tasks: list[int] = []
-    with monkeypatch.context() as killed:
-
-        def gone(handler: Any, path: str, task: int, *, deadline: float) -> None:
-            tasks.append(task)
-            raise KeyboardInterrupt  # no clearing up, as after SIGKILL
-
-        killed.setattr("pipelines.backends.milvus.bulk._wait", gone)
-        with pytest.raises(KeyboardInterrupt):
-            store.load(NAME, [batch(0, 1)], dim=8)
-    assert store._client.has_collection(NAME)
-    assert store.load(NAME, [batch(0, 1)], dim=8) == 2
-    handler, deadline = store._client._get_connection(), time.monotonic() + 60
-    while handler.get_bulk_insert_state(tasks[0]).state_name not in ("Completed", "Failed"):
-        assert time.monotonic() < deadline, "the task of the killed run did not end"
-        time.sleep(0.1)
-    store._client.flush(NAME)
-    assert sorted(key for key, _, _ in store.rows(NAME)) == ["k0", "k1"]
-    store.drop(NAME)
-    store.close()
-
-
 def test_a_server_imports_files_from_its_own_bucket(
     tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -454,3 +415,43 @@ def test_a_folder_in_use_names_the_server(tmp_path: Path) -> None:
 def test_a_server_that_is_not_there_is_said() -> None:
     with pytest.raises(BackendError, match=r"Milvus at http://127.0.0.1:\d+ cannot be opened"):
         MilvusStore(f"http://127.0.0.1:{free_port()}").drop(NAME)
+
+
+def test_an_import_that_did_not_end_begins_again_from_nothing(
+    milvus: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refused, failed, and killed with its tasks queued at the server: the rows are then there once, by import. Last in
+    this file: it waits long, and a client of milvus-lite's server that idles is turned away ("too many pings")."""
+    store = MilvusStore(milvus, imports=ObstoreObjects(str(tmp_path)))
+    store._client.upsert = None  # type: ignore[assignment]
+    store.drop(NAME)
+    with monkeypatch.context() as wrong:
+        wrong.setattr(ObstoreObjects, "uri", lambda self, key: f"s3://bucket/prefix/{key}")
+        for _ in range(2):  # the second run is told so as well
+            with pytest.raises(BadConfig, match="ASSAY_MILVUS_BULK must"):
+                store.load(NAME, [batch(0, 1)], dim=8)
+            assert not store._client.has_collection(NAME)
+    with pytest.raises(IntegrityError, match="not 8 finite numbers"):
+        store.load(NAME, [batch(0), batch(1, vectors=UNIT[0][:4])], dim=8)
+    assert not store._client.has_collection(NAME)
+
+    tasks: list[int] = []
+    with monkeypatch.context() as killed:
+
+        def gone(handler: Any, path: str, task: int, *, deadline: float) -> None:
+            tasks.append(task)
+            raise KeyboardInterrupt  # no clearing up, as after SIGKILL
+
+        killed.setattr("pipelines.backends.milvus.bulk._wait", gone)
+        with pytest.raises(KeyboardInterrupt):
+            store.load(NAME, [batch(0, 1)], dim=8)
+    assert store._client.has_collection(NAME)
+    assert store.load(NAME, [batch(0, 1)], dim=8) == 2
+    handler, deadline = store._client._get_connection(), time.monotonic() + 60
+    while handler.get_bulk_insert_state(tasks[0]).state_name not in ("Completed", "Failed"):
+        assert time.monotonic() < deadline, "the task of the killed run did not end"
+        time.sleep(0.1)
+    store._client.flush(NAME)
+    assert sorted(key for key, _, _ in store.rows(NAME)) == ["k0", "k1"]
+    store.drop(NAME)
+    store.close()
