@@ -354,28 +354,6 @@ def test_a_server_imports_files_from_its_own_storage(milvus: str, tmp_path: Path
     store.close()
 
 
-def test_a_server_imports_files_from_its_own_bucket(
-    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    s3 = free_port()
-    aws = {"ACCESS_KEY_ID": "test", "SECRET_ACCESS_KEY": "test", "REGION": "us-east-1"}
-    for name, value in {**aws, "ENDPOINT_URL": f"http://127.0.0.1:{s3}"}.items():
-        monkeypatch.setenv(f"AWS_{name}", value)
-    with running(real_server(tmp_path_factory.mktemp("bucket"), s3=s3)) as one:
-        bucket = ObstoreObjects(f"s3://{BUCKET}/imports")
-        store = MilvusStore(one.uri, imports=bucket)
-        assert store.load(NAME, [batch(0, 1), batch(2)], dim=8) == 3
-        assert bucket.list("") == [f"{NAME}/import-00000.parquet"]
-        assert ObstoreObjects(f"s3://{BUCKET}").list("files/insert_log/")  # its own data is there too
-        assert set(store.rows(NAME)) == {(f"k{n}", f"digest-{n}", UNIT[n].tobytes()) for n in range(3)}
-        monkeypatch.setattr(ObstoreObjects, "uri", lambda self, key: f"s3://{BUCKET}/elsewhere/{key}")
-        with pytest.raises(
-            BadConfig, match=rf"does not find elsewhere/{OTHER}/import-00000.parquet; ASSAY_MILVUS_BULK"
-        ):
-            store.load(OTHER, [batch(0)], dim=8)
-        store.close()
-
-
 def test_an_import_says_what_it_needs(milvus: str, server: str, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(ObstoreObjects, "uri", lambda self, key: f"s3://bucket/prefix/{key}")
     elsewhere = MilvusStore(milvus, imports=ObstoreObjects(str(tmp_path)))
@@ -417,11 +395,33 @@ def test_a_server_that_is_not_there_is_said() -> None:
         MilvusStore(f"http://127.0.0.1:{free_port()}").drop(NAME)
 
 
+def test_a_server_imports_files_from_its_own_bucket(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s3 = free_port()
+    aws = {"ACCESS_KEY_ID": "test", "SECRET_ACCESS_KEY": "test", "REGION": "us-east-1"}
+    for name, value in {**aws, "ENDPOINT_URL": f"http://127.0.0.1:{s3}"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    with running(real_server(tmp_path_factory.mktemp("bucket"), s3=s3)) as one:
+        bucket = ObstoreObjects(f"s3://{BUCKET}/imports")
+        store = MilvusStore(one.uri, imports=bucket)
+        assert store.load(NAME, [batch(0, 1), batch(2)], dim=8) == 3
+        assert bucket.list("") == [f"{NAME}/import-00000.parquet"]
+        assert ObstoreObjects(f"s3://{BUCKET}").list("files/insert_log/")  # its own data is there too
+        assert set(store.rows(NAME)) == {(f"k{n}", f"digest-{n}", UNIT[n].tobytes()) for n in range(3)}
+        monkeypatch.setattr(ObstoreObjects, "uri", lambda self, key: f"s3://{BUCKET}/elsewhere/{key}")
+        with pytest.raises(
+            BadConfig, match=rf"does not find elsewhere/{OTHER}/import-00000.parquet; ASSAY_MILVUS_BULK"
+        ):
+            store.load(OTHER, [batch(0)], dim=8)
+        store.close()
+
+
 def test_an_import_that_did_not_end_begins_again_from_nothing(
     milvus: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Refused, failed, and killed with its tasks queued at the server: the rows are then there once, by import. Last in
-    this file: it waits long, and a client of milvus-lite's server that idles is turned away ("too many pings")."""
+    this file: it waits long, as the one before does, and a client of milvus-lite's server that idles is turned away ("too many pings")."""
     store = MilvusStore(milvus, imports=ObstoreObjects(str(tmp_path)))
     store._client.upsert = None  # type: ignore[assignment]
     store.drop(NAME)
