@@ -421,7 +421,8 @@ def test_an_import_that_did_not_end_begins_again_from_nothing(
     milvus: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Refused, failed, and killed with its tasks queued at the server: the rows are then there once, by import. Last in
-    this file: it waits long, as the one before does, and a client of milvus-lite's server that idles is turned away ("too many pings")."""
+    this file, as the test before it: they wait long, and a client of milvus-lite's server that idles is turned away
+    ("too many pings")."""
     store = MilvusStore(milvus, imports=ObstoreObjects(str(tmp_path)))
     store._client.upsert = None  # type: ignore[assignment]
     store.drop(NAME)
