@@ -45,6 +45,8 @@ e2e: setup
 
 # Two at a time, the longest first, so that both cores are busy to the end.
 # (pytest-xdist is of no use to them: under its workers PySpark ends a process that imports Great Expectations.)
+# One thread each: two processes whose torch takes both cores wait for each other, spinning.
+test: export OMP_NUM_THREADS = 1
 test: check
 	$(MAKE) -j2 integration faults e2e-demo e2e-live_dag
 e2e-%: setup

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from infra.milvus_server import fetched, require_namespaces
+from pipelines.backends.milvus.store import KEEPALIVE
 from pipelines.errors import AssayError
 from pipelines.settings import checkout
 
@@ -59,12 +60,15 @@ class Server:
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", self.port)) != 0:
                 return False
+        client = None
         try:
-            client = MilvusClient(self.uri, timeout=5)
+            client = MilvusClient(self.uri, timeout=5, grpc_options=KEEPALIVE)  # pymilvus shares it with later clients
             client.list_collections()
-            client.close()
         except MilvusException:
             return False
+        finally:
+            if client is not None:
+                client.close()
         return True
 
     def kill(self) -> None:

@@ -133,8 +133,8 @@ def prompt_digest(
 ) -> str:
     """Hex digest of all that shapes a prompt and the reading of its reply, the templates included: a prompt with and
     one without passages, as rendered, are part of it. `model` names the model, or the trained one and the one of the
-    arms without an adapter. `longer` is what the arm `prompt` adds to it: the knobs, and the
-    digest of the instructions and examples that they chose."""
+    arms without an adapter. `longer` is what the arm `prompt` adds to it: the knobs, and the digest of the instructions
+    and examples that they chose."""
     passages = [Passage("DOCUMENT", "TEXT"), Passage("OTHER", "TEXT")]
     templates = [chat("QUESTION", system=system), chat("QUESTION", passages, system=system)]
     parts: list[Any] = [templates, model, refusal, structured, max_new_tokens, passage_tokens]

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 from pipelines.builds import parquet_digest
 from pipelines.chunk_sets import database, parquet, part_name, read_part
@@ -45,9 +45,24 @@ _WAVE = 64
 _UNIT = 1e-3
 SMALL = TEXTS_PER_TASK[0]
 """Texts to embed, and parts of rows to write, up to which no local Spark is started: this many, and one."""
-Each = Callable[..., list[Any]]
-"""each(work, tasks, say=...) -> the results, in order; `say` is called with the share that is done, now and then. With
-`give` and `givers`, what these hand on to each task comes with it: `backends.spark.each`."""
+Give = Callable[[Any], Iterable[tuple[int, bytes]]]
+"""From a giver to (a task's place among the tasks, a piece for it)."""
+
+
+class Each(Protocol):
+    """Runs `work` of every task: `here`, or as Spark tasks (`backends.spark.each`)."""
+
+    def __call__(
+        self,
+        work: Callable[..., Any],
+        tasks: Sequence[Any],
+        *,
+        say: Callable[[float], None] | None = None,
+        give: Give | None = None,
+        givers: Sequence[Any] = (),
+    ) -> list[Any]:
+        """The results, in order. `say` is called with the share that is done, now and then. With `givers` it is
+        `work(task, pieces)`: all that `give(giver)` yields for the task's place, in any order."""
 
 
 def build_digest(chunks: dict[str, Any], *, embedder: str, index: dict[str, Any]) -> str:
@@ -135,7 +150,7 @@ def here(
     tasks: Sequence[Any],
     *,
     say: Callable[[float], None] | None = None,
-    give: Callable[[Any], Iterable[tuple[int, bytes]]] | None = None,
+    give: Give | None = None,
     givers: Sequence[Any] = (),
 ) -> list[Any]:
     """`Each` in this process. The work is a copy, as a Spark worker's is: its embedder infers on one thread, which its

@@ -23,11 +23,18 @@ import yaml
 from infra.airflow_api import AirflowApi
 from pipelines.schemas import read_jsonl, write_jsonl
 from pipelines.settings import checkout
-from tests.adapter_kit import shuffled_answers
 from tests.cli_kit import assay
 
 pytestmark = pytest.mark.e2e
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+REFUSES = json.dumps(
+    {
+        "answer": "I could not find this in the handbook.",
+        "citations": [],
+        "tone": "neutral",
+        "next_step": "Ask the shift lead.",
+    }
+)
 PORTS = {"ASSAY_AIRFLOW_PORT": "18080", "ASSAY_MLFLOW_PORT": "15000", "ASSAY_MILVUS_PORT": "19531"}
 
 
@@ -148,14 +155,15 @@ def failed(report: dict) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def worse(first, place, tmp_path_factory):
-    """A candidate with an embedder of random weights, then one with an adapter trained on shuffled answers."""
+    """A candidate with an embedder of random weights, then one with an adapter trained to refuse whatever is asked: one
+    reply is learned in the few steps of this test, wrong ones of many kinds are not."""
     home, env = place
     folder = tmp_path_factory.mktemp("worse")
     out = {"embedder": candidate(env, folder, "embedder", embed={"model": "random"})}
     examples = home / "landing" / "handbook" / "examples"
     rows = [row for file in sorted(examples.glob("*.jsonl")) for row in read_jsonl(file)]
     shutil.rmtree(examples)
-    write_jsonl(examples / "shuffled.jsonl", shuffled_answers(rows))
+    write_jsonl(examples / "refusing.jsonl", [{**row, "completion": REFUSES} for row in rows])
     out["adapter"] = candidate(env, folder, "adapter")
     return out
 

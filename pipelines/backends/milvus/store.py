@@ -31,7 +31,7 @@ RRF_K = 60
 DEPTH = 50
 """Least number of passages that each of the two searches hands to the fusion."""
 
-_KEEPALIVE = {"grpc.keepalive_time_ms": 300_000, "grpc.keepalive_permit_without_calls": False}
+KEEPALIVE = {"grpc.keepalive_time_ms": 300_000, "grpc.keepalive_permit_without_calls": False}
 """pymilvus pings an idle server every 10 seconds, for which milvus-lite hangs up; gRPC servers allow 5 minutes."""
 
 Erased = Callable[[str], Collection[str]]
@@ -81,7 +81,7 @@ class MilvusStore:
         if not self._server:
             Path(self._uri).parent.mkdir(parents=True, exist_ok=True)
         try:
-            return MilvusClient(self._uri, timeout=30, grpc_options=_KEEPALIVE)
+            return MilvusClient(self._uri, timeout=30, grpc_options=KEEPALIVE)
         except Exception as exc:  # pymilvus raises its own and gRPC's errors here
             if not self._server and lite.locked(Path(self._uri)):
                 raise BackendError(
