@@ -117,7 +117,7 @@ def parse_reply(text: str, passages: Sequence[Passage] = (), *, refusal: str, st
         return Reply(answer, tuple(dict.fromkeys(ids)), refuses(answer, refusal=refusal), fields)
     answer = text.strip()
     refused = refuses(answer, refusal=refusal)
-    first = tuple(p.document for p in passages[:1])
+    first = () if structured else tuple(p.document for p in passages[:1])
     return Reply(answer, () if refused else _named(answer, passages) or first, refused)
 
 
