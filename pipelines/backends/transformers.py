@@ -19,6 +19,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from functools import cached_property
+from os.path import commonprefix
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,9 @@ from pipelines.locks import exclusive
 from pipelines.ports import Choice, Completion, Messages
 
 _CONVERSION = "1"  # part of the cache's key: raise it when `_convert` writes something else
-_DECODING = "1"  # part of the generator's digest: raise it when `_generate` would reply otherwise
+_DECODING = "2"  # part of the generator's digest: raise it when `_generate` would reply otherwise
+_SHARED = 64
+"""Least number of tokens that prompts of a batch must begin with in common to be read once for all of them."""
 _SEAL = "sealed.json"
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 _CONFIG = ("config.json", "generation_config.json")
@@ -240,8 +243,8 @@ class TransformersGenerator:
         return frozenset(number for text, number in vocabulary.items() if "}" in text)
 
     def reply(self, chats: Sequence[Messages], *, max_new_tokens: int) -> list[Completion]:
-        """Greedy completions, in order. Chats of like length share a batch; a reply also ends where its JSON object
-        is whole. `seconds` is the wall time of the reply's batch over the batch's size."""
+        """Greedy completions, in order. Chats of like length share a batch, and the tokens that a batch's prompts all
+        begin with are read once; a reply also ends where its JSON object is whole. `seconds` is the wall time of the reply's batch over the batch's size."""
         texts = [self._render(chat, reply=True) for chat in chats]
         encoded = self._tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
         self._fits(encoded, max_new_tokens)
@@ -280,20 +283,33 @@ class TransformersGenerator:
         self._fits(prompts, max(map(len, completions)))
         return choose(self._model, prompts, completions)
 
+    def _read(self, ids: Any, *, copies: int) -> Any:
+        """The cache of keys and values of tokens (1, n) that `copies` prompts begin with; None for no tokens."""
+        if not ids.shape[1]:
+            return None
+        cache = self._model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
+        cache.batch_repeat_interleave(copies)
+        return cache
+
     def _generate(self, prompts: list[list[int]], max_new_tokens: int) -> list[Completion]:
         """One batch; prompts as token ids."""
         import torch
         from transformers import StoppingCriteriaList
 
         tokenizer, model = self._tokenizer, self._model
-        inputs = tokenizer.pad({"input_ids": prompts}, padding=True, return_tensors="pt")
-        width = inputs["input_ids"].shape[1]
-        ends = _ObjectEnds(tokenizer, self._closing, width)
         start, cpu = time.perf_counter(), time.process_time()
+        shared = _shared(prompts)
+        rest = tokenizer.pad({"input_ids": [ids[shared:] for ids in prompts]}, padding=True, return_tensors="pt")
+        once = torch.tensor([prompts[0][:shared]], dtype=torch.long)
+        inputs = torch.cat([once.expand(len(prompts), -1), rest["input_ids"]], dim=1)
+        seen = torch.cat([torch.ones(len(prompts), shared, dtype=torch.long), rest["attention_mask"]], dim=1)
+        width = inputs.shape[1]
+        ends = _ObjectEnds(tokenizer, self._closing, width)
         with torch.inference_mode():
             made = model.generate(
-                input_ids=inputs["input_ids"],
-                attention_mask=inputs["attention_mask"],
+                input_ids=inputs,
+                attention_mask=seen,
+                past_key_values=self._read(once, copies=len(prompts)),
                 max_new_tokens=max_new_tokens,
                 do_sample=False,
                 num_beams=1,
@@ -310,6 +326,12 @@ class TransformersGenerator:
             text = tokenizer.decode(row, skip_special_tokens=True).strip()
             out.append(Completion(text, len(prompt), len(row), seconds, cpu_seconds))
         return out
+
+
+def _shared(prompts: Sequence[Sequence[int]]) -> int:
+    """How many tokens several prompts begin with in common, each keeping one of its own; 0 for fewer than `_SHARED`."""
+    same = min(len(commonprefix(prompts)), min(map(len, prompts)) - 1)
+    return same if len(prompts) > 1 and same >= _SHARED else 0
 
 
 class _ObjectEnds:

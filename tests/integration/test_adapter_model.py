@@ -54,6 +54,23 @@ def test_it_answers_from_a_passage(smollm2):
     assert [c.text for c in again[::-1]] == [c.text for c in made]
 
 
+def test_what_a_batch_begins_with_in_common_is_read_once(cache, tmp_path):
+    exact = tmp_path / "exact.yaml"  # float32: in bfloat16 a batch's size shows in the last bits
+    exact.write_text(SMOLLM2.read_text().replace("precision: auto", "precision: float32"))
+    asked = ("Who wrote Hamlet?", "What is the capital of the country named France, in one word?", "Name a colour.")
+    chats = [chat(question, system=f"{BRIEF} Never say more than was asked. " * 4) for question in asked]
+    one, together = (load_generator(exact, cache=cache, batch=batch) for batch in (1, 3))
+    read = []
+    together._model.register_forward_pre_hook(
+        lambda model, args, given: read.append(tuple(given["input_ids"].shape)), with_kwargs=True
+    )
+    made, alone = together.reply(chats, max_new_tokens=12), one.reply(chats, max_new_tokens=12)
+    assert [(c.text, c.tokens_in) for c in made] == [(c.text, c.tokens_in) for c in alone]
+    assert "Paris" in made[1].text and len({c.text for c in made}) == 3
+    (first, shared), (rest, own) = read[:2]
+    assert (first, rest) == (1, 3) and shared >= 64 and shared + own == max(c.tokens_in for c in made)
+
+
 def test_it_writes_questions_that_their_source_supports(smollm2, tmp_path):
     params = params_of(
         generate={"reply_schema": None, "max_new_tokens": 40},
