@@ -244,7 +244,8 @@ class TransformersGenerator:
 
     def reply(self, chats: Sequence[Messages], *, max_new_tokens: int) -> list[Completion]:
         """Greedy completions, in order. Chats of like length share a batch, and the tokens that a batch's prompts all
-        begin with are read once; a reply also ends where its JSON object is whole. `seconds` is the wall time of the reply's batch over the batch's size."""
+        begin with are read once; a reply also ends where its JSON object is whole. `seconds` is the wall time of the
+        reply's batch over the batch's size."""
         texts = [self._render(chat, reply=True) for chat in chats]
         encoded = self._tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
         self._fits(encoded, max_new_tokens)
