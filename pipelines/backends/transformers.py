@@ -329,7 +329,7 @@ class TransformersGenerator:
         return out
 
 
-def _shared(prompts: Sequence[Sequence[int]]) -> int:
+def _shared(prompts: list[list[int]]) -> int:
     """How many tokens several prompts begin with in common, each keeping one of its own; 0 for fewer than `_SHARED`."""
     same = min(len(commonprefix(prompts)), min(map(len, prompts)) - 1)
     return same if len(prompts) > 1 and same >= _SHARED else 0
