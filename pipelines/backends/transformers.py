@@ -19,7 +19,6 @@ import time
 import warnings
 from collections.abc import Sequence
 from functools import cached_property
-from os.path import commonprefix
 from pathlib import Path
 from typing import Any
 
@@ -297,13 +296,16 @@ class TransformersGenerator:
         import torch
         from transformers import StoppingCriteriaList
 
+        from pipelines.likelihood import shared
+
         tokenizer, model = self._tokenizer, self._model
         start, cpu = time.perf_counter(), time.process_time()
-        shared = _shared(prompts)
-        rest = tokenizer.pad({"input_ids": [ids[shared:] for ids in prompts]}, padding=True, return_tensors="pt")
-        once = torch.tensor([prompts[0][:shared]], dtype=torch.long)
+        alike = shared(prompts) if len(prompts) > 1 else 0
+        alike = alike if alike >= _SHARED else 0
+        rest = tokenizer.pad({"input_ids": [ids[alike:] for ids in prompts]}, padding=True, return_tensors="pt")
+        once = torch.tensor([prompts[0][:alike]], dtype=torch.long)
         inputs = torch.cat([once.expand(len(prompts), -1), rest["input_ids"]], dim=1)
-        seen = torch.cat([torch.ones(len(prompts), shared, dtype=torch.long), rest["attention_mask"]], dim=1)
+        seen = torch.cat([torch.ones(len(prompts), alike, dtype=torch.long), rest["attention_mask"]], dim=1)
         width = inputs.shape[1]
         ends = _ObjectEnds(tokenizer, self._closing, width)
         with torch.inference_mode():
@@ -327,12 +329,6 @@ class TransformersGenerator:
             text = tokenizer.decode(row, skip_special_tokens=True).strip()
             out.append(Completion(text, len(prompt), len(row), seconds, cpu_seconds))
         return out
-
-
-def _shared(prompts: list[list[int]]) -> int:
-    """How many tokens several prompts begin with in common, each keeping one of its own; 0 for fewer than `_SHARED`."""
-    same = min(len(commonprefix(prompts)), min(map(len, prompts)) - 1)
-    return same if len(prompts) > 1 and same >= _SHARED else 0
 
 
 class _ObjectEnds:
