@@ -5,7 +5,7 @@ It depends on the number of rows alone, so that a corpus gives the same build wh
 
 from __future__ import annotations
 
-HNSW_FROM = 10_000
+HNSW_FROM = 3_000
 """Rows from which a search by graph costs half of one that looks at every vector, and finds the same: measured in
 docs/decisions/0006-index-choice.md."""
 
