@@ -107,7 +107,7 @@ def test_the_first_build_embeds_everything_and_is_sealed(ports: Ports, first: di
     assert run["datasets"]["tiny documents"]["digest"] == index.facts["corpus_digest"]
     assert run["folders"] == {"index": ["index.json"]}
     assert (run["params"]["index"]["type"], index.facts["index_type"]) == ("FLAT", "FLAT")  # few rows, and auto
-    assert "below 10,000 rows" in index.facts["index_reason"]
+    assert "below 3,000 rows" in index.facts["index_reason"]
     assert run["params"]["index"]["reason"] == index.facts["index_reason"]
     ((name, version),) = ports.registry.versions
     assert (name, version["path"]) == ("tiny-index", "index")
