@@ -40,6 +40,13 @@ PAGE = 10_000
 """Rows of one page when all are read back: 16 MB at 384 dimensions. A page costs milvus-lite a look at every key."""
 
 
+def quiet_grpc() -> None:
+    """Before gRPC is first imported: its C core else writes lines to stderr on every fork and reconnect, and starts its
+    threads anew in every fork, where they now and then kill what was to become a JVM."""
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
+
 class MilvusStore:
     """One Milvus. Connected on first use; `close` lets a milvus-lite folder go. Pickled, only the address travels."""
 
@@ -52,9 +59,7 @@ class MilvusStore:
             raise BadConfig(f"ASSAY_MILVUS_BULK is for a Milvus server; ASSAY_MILVUS_URI is {uri}: unset one of them")
         self._uri, self._imports, self._erased = uri, imports, erased
         self._searchable: dict[str, frozenset[str]] = {}  # loaded collections and their fields
-        # Read when gRPC is first imported; its C core else writes lines to stderr on every fork and reconnect.
-        os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
-        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+        quiet_grpc()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return MilvusStore, (self._uri,)
