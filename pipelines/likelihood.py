@@ -95,12 +95,24 @@ def shared(prompts: Sequence[Sequence[int]]) -> int:
     return min(sum(1 for _ in alike), len(first) - 1)
 
 
+def begin(model: Any, tokens: Sequence[int]) -> Any:
+    """A cache that holds the tokens with which all prompts begin (there may be none)."""
+    import torch
+    from transformers import DynamicCache
+
+    cache = DynamicCache()
+    if tokens:
+        with torch.inference_mode():
+            model(input_ids=torch.tensor([list(tokens)]), past_key_values=cache, use_cache=True, logits_to_keep=1)
+    return cache
+
+
 def choose(
     model: Any, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], *, nodes: int = NODES
 ) -> list[Choice]:
     """A choice for each prompt among the completions, all as token ids. No prompt's depends on another prompt."""
     scorer, out = _Scorer(model, list(trees(completions, nodes=nodes)), len(completions)), []
-    cache = scorer.begin(prompts[0][: shared(prompts)])
+    cache = begin(model, prompts[0][: shared(prompts)])
     for prompt in prompts:
         start, cpu = time.perf_counter(), time.process_time()
         scores = scorer.score(prompt, cache)
@@ -115,19 +127,6 @@ class _Scorer:
 
     def __init__(self, model: Any, found: Sequence[Tree], count: int) -> None:
         self._model, self._trees, self._count = model, found, count
-
-    def begin(self, tokens: Sequence[int]) -> Any:
-        """A cache that holds the tokens with which all prompts begin (there may be none)."""
-        import torch
-        from transformers import DynamicCache
-
-        cache = DynamicCache()
-        if tokens:
-            with torch.inference_mode():
-                self._model(
-                    input_ids=torch.tensor([list(tokens)]), past_key_values=cache, use_cache=True, logits_to_keep=1
-                )
-        return cache
 
     def score(self, prompt: Sequence[int], cache: Any) -> list[float]:
         """Log-likelihoods (nats) in the order of the completions. `cache` holds the prompt's beginning, and holds

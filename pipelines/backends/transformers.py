@@ -283,26 +283,20 @@ class TransformersGenerator:
         self._fits(prompts, max(map(len, completions)))
         return choose(self._model, prompts, completions)
 
-    def _read(self, ids: Any, *, copies: int) -> Any:
-        """The cache of keys and values of tokens (1, n) that `copies` prompts begin with; None for no tokens."""
-        if not ids.shape[1]:
-            return None
-        cache = self._model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
-        cache.batch_repeat_interleave(copies)
-        return cache
-
     def _generate(self, prompts: list[list[int]], max_new_tokens: int) -> list[Completion]:
         """One batch; prompts as token ids."""
         import torch
         from transformers import StoppingCriteriaList
 
-        from pipelines.likelihood import shared
+        from pipelines.likelihood import begin, shared
 
         tokenizer, model = self._tokenizer, self._model
         start, cpu = time.perf_counter(), time.process_time()
         alike = shared(prompts) if len(prompts) > 1 else 0
         alike = alike if alike >= _SHARED else 0
         rest = tokenizer.pad({"input_ids": [ids[alike:] for ids in prompts]}, padding=True, return_tensors="pt")
+        cache = begin(model, prompts[0][:alike])
+        cache.batch_repeat_interleave(len(prompts))
         once = torch.tensor([prompts[0][:alike]], dtype=torch.long)
         inputs = torch.cat([once.expand(len(prompts), -1), rest["input_ids"]], dim=1)
         seen = torch.cat([torch.ones(len(prompts), alike, dtype=torch.long), rest["attention_mask"]], dim=1)
@@ -312,7 +306,7 @@ class TransformersGenerator:
             made = model.generate(
                 input_ids=inputs,
                 attention_mask=seen,
-                past_key_values=self._read(once, copies=len(prompts)),
+                past_key_values=cache,
                 max_new_tokens=max_new_tokens,
                 do_sample=False,
                 num_beams=1,
