@@ -40,8 +40,9 @@ integration: setup
 	$(BIN)/pytest -m integration
 faults: setup
 	$(BIN)/pytest -m faults
+# Each test of a file goes on where the one before it left the services: -x.
 e2e: setup
-	$(BIN)/pytest -m e2e
+	$(BIN)/pytest -m e2e -x
 
 # Two at a time, the longest first, so that both cores are busy to the end.
 # (pytest-xdist is of no use to them: under its workers PySpark ends a process that imports Great Expectations.)
@@ -50,7 +51,7 @@ test: export OMP_NUM_THREADS = 1
 test: check
 	$(MAKE) -j2 integration faults e2e-demo e2e-live_dag
 e2e-%: setup
-	$(BIN)/pytest -m e2e tests/e2e/test_$*.py
+	$(BIN)/pytest -m e2e -x tests/e2e/test_$*.py
 
 # Exit code 3: the advisories could not be had, so nothing was audited (infra/audit.py).
 audit: setup

@@ -9,6 +9,9 @@ import httpx
 
 from pipelines.errors import BackendError
 
+_ATTEMPTS, _PAUSE = 5, 2.0
+"""Of a call, and seconds between them."""
+
 
 class AirflowApi:
     """A logged-in client. Errors of the API become BackendError with the answer's text."""
@@ -21,15 +24,20 @@ class AirflowApi:
         self._client.headers["Authorization"] = f"Bearer {token.json()['access_token']}"
 
     def _call(self, method: str, path: str, **kwargs: Any) -> dict[str, Any]:
-        for attempt in range(5):
+        """What Airflow answers. The calls here are safe to repeat, and two failures pass by: a busy two-core machine
+        may let one time out, and on SQLite one may be answered 500 because its entry in the audit log waited for the
+        lock of another request, which waited for the server's event loop, where the entry is written."""
+        for attempt in range(_ATTEMPTS):
+            last = attempt == _ATTEMPTS - 1
             try:
                 answer = self._client.request(method, f"/api/v2{path}", **kwargs)
-                break
             except httpx.TransportError as exc:
-                # A busy two-core machine may let one request time out; the calls here are safe to repeat.
-                if attempt == 4:
+                if last:
                     raise BackendError(f"Airflow does not answer {path}: {exc}") from exc
-                time.sleep(2)
+            else:
+                if last or answer.status_code < 500:
+                    break
+            time.sleep(_PAUSE)
         if answer.status_code >= 400:
             raise BackendError(f"Airflow {method} {path}: {answer.status_code} {answer.text[:300]}")
         value: dict[str, Any] = answer.json()
