@@ -31,7 +31,7 @@ def airflow(*statuses: int) -> Iterator[tuple[AirflowApi, list[str]]]:
             self.end_headers()
             self.wfile.write(body)
 
-        do_POST = do_PATCH = answer  # noqa: N815 -- the names of the standard library
+        do_POST = do_PATCH = answer
 
         def log_message(self, *args: object) -> None:
             pass
@@ -57,7 +57,7 @@ def test_what_airflow_answers_500_for_a_locked_database_is_asked_again() -> None
 
 
 def test_a_server_that_goes_on_failing_is_an_error_with_its_words() -> None:
-    with airflow(*[500] * 9) as (api, asked), pytest.raises(BackendError, match="500 .*said 500"):
+    with airflow(*[500] * 9) as (api, asked), pytest.raises(BackendError, match=r"500 .*said 500"):
         api.unpause("tiny_index")
     assert len(asked) == airflow_api._ATTEMPTS
 
