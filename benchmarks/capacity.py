@@ -1,9 +1,8 @@
 """The capacity model's predictions beside one measured run: chunks, tokens, CPU, bytes, rows.
 
 The model is told only what a planner knows: how many documents, how many tokens some of them have, and
-the engine's tokens per CPU-second from a short calibration. A ratio of 1 is a right prediction. Milvus's memory,
-GPU-hours and money are not held against anything: milvus-lite, which runs here, does not keep its rows as a server does
-(benchmarks.growth shows what it keeps), and there is no GPU.
+the engine's tokens per CPU-second from a short calibration. A ratio of 1 is a right prediction. Milvus's memory is
+held against a server by benchmarks.milvus_memory; GPU-hours and money are not: there is no GPU.
 """
 
 from __future__ import annotations
