@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks.harness import arguments, metered, shared_data, show
+from benchmarks.harness import arguments, metered, run_plainly, shared_data, show
 from pipelines.builds import held, load_build
 from pipelines.core.capacity import Load, Rates, object_bytes
 from pipelines.core.capacity import cpu_seconds as predicted_cpu
@@ -137,4 +137,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_plainly(main)

@@ -19,7 +19,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import arguments, metered, show, spread
+from benchmarks.harness import arguments, metered, run_plainly, show, spread
 
 SHARE = 0.01
 """Of the documents: so many are changed, so many added, so many deleted."""
@@ -201,4 +201,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_plainly(main)

@@ -12,7 +12,7 @@ import random
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property, lru_cache
 from hashlib import sha256
 from pathlib import Path
@@ -24,7 +24,6 @@ from benchmarks.harness import shared_data
 from pipelines import params as params_module
 from pipelines.core.nouns import Document
 from pipelines.corpus_files import document_row
-from pipelines.errors import AssayError
 from pipelines.params import CorpusParams
 from pipelines.schemas import DOCUMENTS
 from pipelines.settings import Settings, checkout
@@ -157,15 +156,6 @@ def run_stage(ports: Wiring, name: str) -> Any:
     report = importlib.import_module(f"pipelines.stages.{name}").run(ports.params, ports.workspace, ports=ports)
     ports.workspace.write_receipt(name, report.facts, report.measured, report.summary)
     return report
-
-
-def run_plainly(benchmark: Callable[[], None]) -> None:
-    """Run a benchmark; an error of ours is one line and its exit code."""
-    try:
-        benchmark()
-    except AssayError as exc:
-        print(exc, file=sys.stderr)
-        raise SystemExit(exc.exit_code) from exc
 
 
 def main(home: str, embedder: str, shape: str, *stages: str) -> None:

@@ -22,7 +22,6 @@ from typing import Any
 import yaml
 
 from benchmarks import harness
-from benchmarks.corpora import run_plainly
 from benchmarks.tasks import measured
 from pipelines.actions.views import comparison
 from pipelines.errors import BadInput
@@ -171,4 +170,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_plainly(main)
+    harness.run_plainly(main)

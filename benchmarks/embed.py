@@ -36,9 +36,9 @@ from typing import Any
 
 from benchmarks.alternatives.scoring import Reader, ndcg, tokens_lost
 from benchmarks.alternatives.systems import BARE, Alternative, Looked, Ours
-from benchmarks.harness import Cost, arguments, shared_data, show
+from benchmarks.harness import Cost, arguments, run_plainly, shared_data, show
 from pipelines.core import gold
-from pipelines.errors import AssayError, BadInput, MissingTool
+from pipelines.errors import BadInput, MissingTool
 from pipelines.schemas import read_jsonl, write_jsonl
 from pipelines.settings import checkout
 
@@ -214,18 +214,14 @@ def main() -> None:
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
     count, part = QUICK if args.quick else (args.documents, 0)
     names = args.sets[:1] if args.quick else args.sets
-    try:
-        ours = [Ours(precision) for precision in args.precision]
-        systems = [*(Alternative(name, f"{ALTERNATIVES[name]}, Chroma") for name in args.alternatives), *ours]
-        long = evenly(list(read_jsonl(shared_data("scale") / "peps.jsonl")), count)
-        sets = {name: retrieval_set(name, part) for name in names}
-        with tempfile.TemporaryDirectory(prefix="assay-embed-") as temporary:
-            scratch = args.keep or Path(temporary)
-            scratch.mkdir(exist_ok=True)
-            found = compare(systems, long, sets, rounds=args.rounds, scratch=scratch)
-    except AssayError as exc:
-        print(f"embed: {exc}", file=sys.stderr)
-        sys.exit(exc.exit_code)
+    ours = [Ours(precision) for precision in args.precision]
+    systems = [*(Alternative(name, f"{ALTERNATIVES[name]}, Chroma") for name in args.alternatives), *ours]
+    long = evenly(list(read_jsonl(shared_data("scale") / "peps.jsonl")), count)
+    sets = {name: retrieval_set(name, part) for name in names}
+    with tempfile.TemporaryDirectory(prefix="assay-embed-") as temporary:
+        scratch = args.keep or Path(temporary)
+        scratch.mkdir(exist_ok=True)
+        found = compare(systems, long, sets, rounds=args.rounds, scratch=scratch)
     rows, out = _table(found, len(long), names)
     title = (
         f"{len(long)} documents, {CORES} cores, {args.rounds} rounds; nDCG@10 by set, ours by {ours[0].mode} retrieval"
@@ -234,4 +230,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_plainly(main)

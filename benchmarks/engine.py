@@ -30,7 +30,7 @@ from benchmarks.retrieval import SETS, index, prepare
 from pipelines.backends.openvino import OpenVinoEmbedder, load_embedder
 from pipelines.backends.splitter import TokenSplitter
 from pipelines.embedders import PRECISIONS
-from pipelines.errors import AssayError, BadConfig
+from pipelines.errors import BadConfig
 from pipelines.params import read_raw
 from pipelines.runner import run_node
 from pipelines.settings import Settings, checkout
@@ -202,8 +202,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except AssayError as exc:
-        print(exc, file=sys.stderr)
-        sys.exit(2)
+    harness.run_plainly(main)

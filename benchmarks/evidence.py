@@ -34,7 +34,6 @@ from typing import Any
 import yaml
 
 from benchmarks import distil, harness, retrieval, tasks, tuned_retrieval
-from benchmarks.corpora import run_plainly
 from benchmarks.evidence_sets import FACTS, SETS, block_of
 from pipelines.actions.views import comparison
 from pipelines.errors import BadInput
@@ -240,4 +239,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_plainly(main)
+    harness.run_plainly(main)

@@ -25,7 +25,6 @@ from benchmarks import harness
 from pipelines.backends import lora
 from pipelines.backends.transformers import load_generator
 from pipelines.core import mixing
-from pipelines.errors import AssayError
 from pipelines.params import read_raw
 from pipelines.settings import Settings, checkout
 
@@ -192,21 +191,17 @@ def main() -> None:
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     torch.set_num_threads(1)
-    try:
-        chats = {"handbook": handbook, "geography": geography}[args.set]()
-        settings = Settings.from_env()
-        base = load_generator(checkout() / "models" / "generators" / "smollm2.yaml", cache=settings.cache).folder
-        recipe = {**lora.read_recipe(checkout() / "models" / "recipes" / "sft.yaml"), "checkpoints": 1}
-        chats = chats[: HELD_OUT + 3 * BATCH] if args.quick else chats
-        with tempfile.TemporaryDirectory(prefix="assay-finetune-") as scratch:
-            how: dict[str, Any] = {"epochs": args.epochs, "rounds": 1 if args.quick else args.rounds}
-            rows, ratios = measure(base, chats, recipe, **how, scratch=Path(scratch))
-    except AssayError as exc:
-        print(f"finetune: {exc}", file=sys.stderr)
-        sys.exit(exc.exit_code)
+    chats = {"handbook": handbook, "geography": geography}[args.set]()
+    settings = Settings.from_env()
+    base = load_generator(checkout() / "models" / "generators" / "smollm2.yaml", cache=settings.cache).folder
+    recipe = {**lora.read_recipe(checkout() / "models" / "recipes" / "sft.yaml"), "checkpoints": 1}
+    chats = chats[: HELD_OUT + 3 * BATCH] if args.quick else chats
+    with tempfile.TemporaryDirectory(prefix="assay-finetune-") as scratch:
+        how: dict[str, Any] = {"epochs": args.epochs, "rounds": 1 if args.quick else args.rounds}
+        rows, ratios = measure(base, chats, recipe, **how, scratch=Path(scratch))
     title = f"LoRA rank {RANK} on SmolLM2 135M, {args.set}, batches of {BATCH}, one core, ours in {recipe['precision']}"
     harness.show(title, rows, ratios=ratios, json_file=args.json)
 
 
 if __name__ == "__main__":
-    main()
+    harness.run_plainly(main)

@@ -17,7 +17,7 @@ from statistics import median
 from typing import Any
 from unittest import mock
 
-from benchmarks.harness import arguments, shared_data, show, spread
+from benchmarks.harness import arguments, run_plainly, shared_data, show, spread
 from pipelines.backends import transformers
 from pipelines.core.prompts import chat
 from pipelines.ports import Completion
@@ -93,4 +93,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_plainly(main)

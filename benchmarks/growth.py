@@ -9,51 +9,28 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
-
-from benchmarks.corpora import CHUNKS_PER_DOCUMENT, edited, in_process, ports_of, run_plainly, write_documents
-from benchmarks.harness import arguments, finish_plot, metered, show
+from benchmarks.corpora import CHUNKS_PER_DOCUMENT, edited, in_process, ports_of, write_documents
+from benchmarks.harness import arguments, finish_plot, metered, run_plainly, show
+from benchmarks.milvus_servers import lite_server
 
 STAGES = ("chunk", "embed", "index")
-_PATIENCE = 60.0
 
 
 @contextmanager
-def milvus(home: Path) -> Iterator[psutil.Process]:
-    """A milvus-lite server on 127.0.0.1 with ASSAY_MILVUS_URI set to it; ended with the block."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    home.mkdir(parents=True)
-    program = str(Path(sys.executable).parent / "milvus-lite")
-    command = [program, "server", "--data-dir", str(home), "--host", "127.0.0.1", "--port", str(port)]
-    with (home.parent / "milvus.log").open("wb") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log)
-    os.environ["ASSAY_MILVUS_URI"] = f"http://127.0.0.1:{port}"
-    try:
-        deadline = time.monotonic() + _PATIENCE
-        while True:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            if server.poll() is not None or time.monotonic() > deadline:
-                raise SystemExit(f"milvus-lite's server did not start; see {home.parent / 'milvus.log'}")
-            time.sleep(0.2)
-        yield psutil.Process(server.pid)
-    finally:
-        os.environ.pop("ASSAY_MILVUS_URI")
-        server.terminate()
-        server.wait()
+def milvus(home: Path) -> Iterator[int]:
+    """A milvus-lite server with ASSAY_MILVUS_URI set to it, for the block; yields its process id."""
+    with lite_server(home) as server:
+        os.environ["ASSAY_MILVUS_URI"] = server.uri
+        try:
+            yield server.pid
+        finally:
+            os.environ.pop("ASSAY_MILVUS_URI")
 
 
 def highest(peaks: Mapping[str, float], *, driver: int) -> dict[str, float]:
@@ -75,7 +52,7 @@ def grow(home: Path, chunks: int) -> list[dict[str, Any]]:
     rows = []
     with milvus(home / "milvus-server") as server:
         for stage in STAGES:
-            with metered(root=server.pid) as store:
+            with metered(root=server) as store:
                 said = in_process(home, "hash", stage)[stage]
             count = said["facts"]["rows"]
             peaks = highest(said["peak_mib"], driver=said["pid"])

@@ -15,7 +15,7 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +23,7 @@ from typing import Any
 
 import psutil
 
-from pipelines.errors import MissingTool
+from pipelines.errors import AssayError, MissingTool
 from pipelines.settings import checkout
 
 
@@ -122,6 +122,15 @@ def arguments(description: str | None, **flags: Mapping[str, Any]) -> argparse.N
     for name, options in flags.items():
         parser.add_argument(f"--{name.replace('_', '-')}", **options)
     return parser.parse_args()
+
+
+def run_plainly(benchmark: Callable[[], None]) -> None:
+    """Run a benchmark; an error of ours is one line and its exit code."""
+    try:
+        benchmark()
+    except AssayError as exc:
+        print(f"assay: {exc}", file=sys.stderr)
+        raise SystemExit(exc.exit_code) from exc
 
 
 def spread(values: Sequence[float]) -> str:

@@ -16,8 +16,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.corpora import CHUNKS_PER_DOCUMENT, edited, in_process, ports_of, run_plainly, write_documents
-from benchmarks.harness import arguments, finish_plot, show
+from benchmarks.corpora import CHUNKS_PER_DOCUMENT, edited, in_process, ports_of, write_documents
+from benchmarks.harness import arguments, finish_plot, run_plainly, show
 from pipelines.workspace import Workspace, write_whole
 
 SHARES = (0.0, 0.001, 0.01, 0.1)

@@ -11,18 +11,16 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
-
-from benchmarks.harness import arguments, show
-from benchmarks.queries import corpus_of, free_port
-from benchmarks.query_engines import NAME, Corpus, served, settle
+from benchmarks.harness import arguments, run_plainly, show, tree
+from benchmarks.milvus_servers import Server, real_server
+from benchmarks.queries import corpus_of
+from benchmarks.query_engines import NAME, Corpus, settle
 from infra.milvus_server import fetched, require_namespaces
 from pipelines.backends.milvus import MilvusStore
+from pipelines.backends.milvus.store import KEEPALIVE
 from pipelines.backends.openvino import load_embedder
 from pipelines.core.capacity import Load, Rates, milvus_bytes
 from pipelines.errors import BackendError
@@ -32,18 +30,9 @@ SIZES = (50_000, 200_000)
 _PATIENCE = 300.0
 
 
-@contextmanager
-def server(data: Path) -> Iterator[str]:
-    """The address of a Milvus server on this data folder, killed with the block."""
-    port = free_port()
-    line = [sys.executable, "-m", "infra.milvus_server", "--data", str(data), "--port", str(port)]
-    with served(line, port, log=data.with_suffix(".log")) as uri:
-        yield uri
-
-
-def resident() -> float:
-    """MiB of the largest process below this one: the server's."""
-    return max(child.memory_info().rss for child in psutil.Process().children(recursive=True)) / 2**20
+def resident(server: Server) -> float:
+    """MiB of the largest process of the server's: the one that holds the vectors, below those that fence it in."""
+    return max(process.memory_info().rss for process in tree(server.pid)) / 2**20
 
 
 def fill(uri: str, corpus: Corpus, index: str) -> None:
@@ -53,7 +42,7 @@ def fill(uri: str, corpus: Corpus, index: str) -> None:
     store = MilvusStore(uri)
     store.load(NAME, corpus.batches(), dim=corpus.vectors.shape[1], index_type=index)
     store.close()
-    client = MilvusClient(uri)
+    client = MilvusClient(uri, grpc_options=KEEPALIVE)
     client.flush(NAME)
     deadline = time.monotonic() + _PATIENCE
     while int(client.describe_index(NAME, "vector").get("pending_index_rows", 0)):
@@ -63,18 +52,18 @@ def fill(uri: str, corpus: Corpus, index: str) -> None:
     client.close()
 
 
-def taken(uri: str) -> tuple[float, float]:
+def taken(server: Server) -> tuple[float, float]:
     """MiB of the server at rest, and with the collection loaded and answering."""
     from pymilvus import MilvusClient
 
-    client = MilvusClient(uri)
+    client = MilvusClient(server.uri, grpc_options=KEEPALIVE)
     client.release_collection(NAME)  # a server loads again what was loaded when it was killed
     settle()
-    before = resident()
+    before = resident(server)
     client.load_collection(NAME)
     settle()
     client.close()
-    return before, resident()
+    return before, resident(server)
 
 
 def predicted(corpus: Corpus, index: str) -> float:
@@ -100,10 +89,12 @@ def main() -> None:
             print(f"milvus_memory: {size:,} chunks, {index}", file=sys.stderr, flush=True)
             with tempfile.TemporaryDirectory(prefix="assay-milvus-") as temporary:
                 data = Path(temporary) / "data"
-                with server(data) as uri:
-                    fill(uri, corpus, index)
-                with server(data) as uri:
-                    rest, loaded = taken(uri)
+                with real_server(data) as server:
+                    fill(server.uri, corpus, index)
+                with real_server(data) as server:
+                    rest, loaded = taken(server)
+            if loaded <= rest:
+                raise BackendError(f"{NAME}: the server holds {loaded:.0f} MiB loaded, {rest:.0f} at rest")
             model_mib = predicted(corpus, index)
             found = {"server at rest": rest, "predicted": model_mib, "measured": loaded - rest}
             rows.append({"chunks": size, "index": index, **found, "ratio": model_mib / (loaded - rest)})
@@ -112,4 +103,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_plainly(main)

@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmarks import poison_documents as poison
 from benchmarks.gate import wilson
-from benchmarks.harness import arguments, shared_data, show
+from benchmarks.harness import arguments, run_plainly, shared_data, show
 from infra import landing
 from pipelines import params
 from pipelines.actions import fetch
@@ -124,4 +124,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_plainly(main)

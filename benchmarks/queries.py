@@ -14,7 +14,6 @@ by BM25, fuse and fetch. Recall@10 is that of the first, against all vectors. CP
 
 from __future__ import annotations
 
-import socket
 import sys
 import tempfile
 from contextlib import ExitStack
@@ -23,7 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import arguments, show
+from benchmarks.harness import arguments, run_plainly, show
+from benchmarks.milvus_servers import lite_server, real_server
 from benchmarks.query_engines import (
     DENSE,
     FULL,
@@ -35,7 +35,6 @@ from benchmarks.query_engines import (
     embedded,
     faiss_flat,
     milvus,
-    served,
     settle,
 )
 from infra.milvus_server import fetched, require_namespaces
@@ -72,12 +71,6 @@ def corpus_of(rows: int, queries: int, embedder: Embedder) -> Corpus:
     return Corpus(texts, around(about), questions, embedder.embed_batch(questions))
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 Engines = dict[tuple[str, str], tuple[Ask, tuple[str, ...]]]
 """(engine, index) -> how to ask it, and what it can be asked."""
 
@@ -106,11 +99,8 @@ def others(corpus: Corpus, embedder: Embedder, stack: ExitStack, folder: Path) -
     except MissingTool as exc:
         print(f"left out: {exc}", file=sys.stderr)
     for index in ("FLAT", "HNSW"):
-        port, data = free_port(), folder / f"served-{index}"
-        program = str(Path(sys.executable).with_name("milvus-lite"))
-        line = [program, "server", "--data-dir", str(data), "--host", "127.0.0.1", "--port", str(port)]
-        uri = stack.enter_context(served(line, port, log=folder / f"{index}.log"))
-        theirs = milvus(corpus, embedder, uri=uri, index_type=index)
+        server = stack.enter_context(lite_server(folder / f"served-{index}"))
+        theirs = milvus(corpus, embedder, uri=server.uri, index_type=index)
         engines["milvus-lite server", index] = stack.enter_context(theirs), (DENSE, FULL)
     try:
         require_namespaces()
@@ -119,11 +109,8 @@ def others(corpus: Corpus, embedder: Embedder, stack: ExitStack, folder: Path) -
         print(f"left out: {exc}", file=sys.stderr)
         return engines
     for index in ("FLAT", "HNSW"):
-        port = free_port()
-        where = ["--data", str(folder / f"real-{index}"), "--port", str(port)]
-        line = [sys.executable, "-m", "infra.milvus_server", *where]
-        uri = stack.enter_context(served(line, port, log=folder / f"real-{index}.log"))
-        real = milvus(corpus, embedder, uri=uri, index_type=index)
+        server = stack.enter_context(real_server(folder / f"real-{index}"))
+        real = milvus(corpus, embedder, uri=server.uri, index_type=index)
         engines["Milvus server 2.3.5", index] = stack.enter_context(real), (DENSE,)
     return engines
 
@@ -204,8 +191,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except AssayError as error:
-        print(f"assay: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    run_plainly(main)

@@ -173,27 +173,3 @@ def chroma(corpus: Corpus, folder: Path) -> Iterator[Ask]:
             yield ask
         finally:
             process.kill()
-
-
-@contextmanager
-def served(command: list[str], port: int, *, log: Path) -> Iterator[str]:
-    """A server process of ours for the length of a block; yields its address. BackendError when it does not open."""
-    import signal
-    import socket
-
-    with log.open("wb") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True, cwd=checkout())
-    try:
-        deadline = time.monotonic() + 120
-        while process.poll() is None and time.monotonic() < deadline:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.1)
-        else:
-            raise BackendError(f"{command[0]} did not open port {port}: {log.read_text()[-300:]}")
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()

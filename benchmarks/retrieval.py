@@ -28,7 +28,6 @@ import yaml
 from benchmarks import harness
 from pipelines.core.evidence import labels
 from pipelines.core.splits import TRAIN, VALIDATION
-from pipelines.errors import AssayError
 from pipelines.params import Rerank, Retrieve
 from pipelines.ports import Hit
 from pipelines.retrieval import search
@@ -174,12 +173,8 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory(prefix="assay-retrieval-") as temporary:
         home = (asked.home or Path(temporary)).resolve()
-        try:
-            settings = prepare(home, dict.fromkeys([*asked.sets, *([] if asked.no_rerank else ["xquad_en"])]))
-            rows = run(settings, asked.sets, limit=24 if asked.quick else None, rerank=not asked.no_rerank)
-        except AssayError as exc:
-            print(f"assay: {exc}", file=sys.stderr)
-            sys.exit(exc.exit_code)
+        settings = prepare(home, dict.fromkeys([*asked.sets, *([] if asked.no_rerank else ["xquad_en"])]))
+        rows = run(settings, asked.sets, limit=24 if asked.quick else None, rerank=not asked.no_rerank)
         same = [r for r in rows if r["found by"] != ALL]
         best = {name: max((r for r in same if r["set"] == name), key=lambda r: r["nDCG@10"]) for name in asked.sets}
         hybrid = {r["set"]: r["nDCG@10"] for r in rows if r["found by"] == "hybrid (RRF)"}
@@ -188,4 +183,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    harness.run_plainly(main)

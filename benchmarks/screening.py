@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
 
-from benchmarks.harness import arguments, shared_data, show
+from benchmarks.harness import arguments, run_plainly, shared_data, show
 from pipelines.backends import sensitive
 from pipelines.core import orders, suspicion
 from pipelines.core.disguise import covert, plain
@@ -104,4 +104,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_plainly(main)

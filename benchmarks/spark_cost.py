@@ -19,8 +19,8 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.corpora import ports_of, run_plainly, run_stage, write_documents
-from benchmarks.harness import arguments, metered, shared_data, show, spread
+from benchmarks.corpora import ports_of, run_stage, write_documents
+from benchmarks.harness import arguments, metered, run_plainly, shared_data, show, spread
 from pipelines.backends.spark import each, session
 from pipelines.chunk_sets import database, read_part
 from pipelines.core.nouns import Document

@@ -23,7 +23,7 @@ import psutil
 from benchmarks import harness
 from pipelines.actions.views import release_manifest
 from pipelines.builds import build_rows
-from pipelines.errors import AssayError, BadInput
+from pipelines.errors import BadInput
 from pipelines.settings import Settings
 from pipelines.wiring import Wiring
 
@@ -110,26 +110,22 @@ def main() -> None:
         },
     )
     assay = Path(sys.executable).with_name("assay")
-    try:
-        settings = Settings.from_env()
-        manifest = release_manifest(settings, asked.corpus, None)
-        with tempfile.TemporaryDirectory(prefix="assay-startup-") as temporary:
-            theirs, script = other(settings, manifest, asked.python, Path(temporary))
-            commands: dict[str, list[str | Path]] = {
-                "assay --help": [assay, "--help"],
-                "assay status": [assay, "status", "--json"],
-                "assay ask --retrieve": [assay, "ask", asked.corpus, QUESTION, "--retrieve", "--json"],
-                theirs: script,
-            }
-            taken: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
-            for command in commands.values():
-                cold(command)  # files into the page cache, byte code compiled, the embedder exported
-            for _ in range(1 if asked.quick else asked.rounds):
-                for name, command in commands.items():
-                    taken[name].append(cold(command)[:2])
-    except AssayError as exc:
-        print(f"assay: {exc}", file=sys.stderr)
-        sys.exit(exc.exit_code)
+    settings = Settings.from_env()
+    manifest = release_manifest(settings, asked.corpus, None)
+    with tempfile.TemporaryDirectory(prefix="assay-startup-") as temporary:
+        theirs, script = other(settings, manifest, asked.python, Path(temporary))
+        commands: dict[str, list[str | Path]] = {
+            "assay --help": [assay, "--help"],
+            "assay status": [assay, "status", "--json"],
+            "assay ask --retrieve": [assay, "ask", asked.corpus, QUESTION, "--retrieve", "--json"],
+            theirs: script,
+        }
+        taken: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
+        for command in commands.values():
+            cold(command)  # files into the page cache, byte code compiled, the embedder exported
+        for _ in range(1 if asked.quick else asked.rounds):
+            for name, command in commands.items():
+                taken[name].append(cold(command)[:2])
     rows = [
         {
             "process": name,
@@ -146,4 +142,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    harness.run_plainly(main)

@@ -21,8 +21,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.corpora import run_plainly
-from benchmarks.harness import shared_data
+from benchmarks.harness import run_plainly, shared_data
 from pipelines.backends.sqlite_queries import SqliteQueries
 from pipelines.core.digests import digest_text
 from pipelines.core.sql_results import orders, same_result

@@ -18,7 +18,6 @@ from typing import Any
 import yaml
 
 from benchmarks import harness
-from benchmarks.corpora import run_plainly
 from benchmarks.task_corpora import CORPORA, compact_schema, write
 from pipelines.errors import BadInput
 from pipelines.runner import run_node
@@ -196,4 +195,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_plainly(main)
+    harness.run_plainly(main)

@@ -30,7 +30,6 @@ from pipelines.core import gates
 from pipelines.core.digests import digest_text
 from pipelines.core.evidence import Labels, labels
 from pipelines.core.splits import TEST, split_of, split_of_key
-from pipelines.errors import AssayError
 from pipelines.pooling import nearest
 from pipelines.schemas import read_jsonl
 from pipelines.settings import Settings, checkout
@@ -162,17 +161,13 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory(prefix="assay-tuned-") as temporary:
         home = (asked.home or Path(temporary)).resolve()
-        try:
-            settings = prepare(home, asked.sets)
-            over = {**({"max_steps": asked.max_steps} if asked.max_steps else {}), **(QUICK if asked.quick else {})}
-            how = {"kinds": asked.kinds, "over": over, "quick": asked.quick}
-            rows = [row for name in asked.sets for row in of_set(settings, name, **how)]
-        except AssayError as exc:
-            print(f"assay: {exc}", file=sys.stderr)
-            sys.exit(exc.exit_code)
+        settings = prepare(home, asked.sets)
+        over = {**({"max_steps": asked.max_steps} if asked.max_steps else {}), **(QUICK if asked.quick else {})}
+        how = {"kinds": asked.kinds, "over": over, "quick": asked.quick}
+        rows = [row for name in asked.sets for row in of_set(settings, name, **how)]
         ratios = {f"{row['set']}: {row['tuned']} over base": row["nDCG@10"] / row["base"] for row in rows}
         harness.show("Tuned on the corpus's own questions", rows, ratios=ratios, json_file=asked.json)
 
 
 if __name__ == "__main__":
-    main()
+    harness.run_plainly(main)
