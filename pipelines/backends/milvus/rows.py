@@ -22,7 +22,7 @@ ACCESS = "access"
 _TEXTS = {"document": 65_535, "title": 65_535, "text": 65_535, "text_digest": 64, ACCESS: 64}
 _STORED = ("key", "document", "title", "start", "end", "text_digest", "text", ACCESS)
 _HNSW = {"M": 16, "efConstruction": 200}
-"""Edges of a node and breadth of the construction: hnswlib's defaults for recall above 0.99 at 384 dimensions."""
+"""Edges of a node and breadth of the construction; recall@10 by `benchmarks.queries`: decision 0006."""
 
 
 def valid_collection(name: str) -> str:

@@ -325,5 +325,5 @@ class MilvusStore:
 
 
 def _cosine(k: int) -> dict[str, Any]:
-    """HNSW looks at `ef` candidates; FLAT, which looks at all, passes it over."""
-    return {"metric_type": "COSINE", "params": {"ef": max(64, 2 * k)}}
+    """HNSW looks at `ef` candidates; FLAT, which looks at all, passes it over. Why 128: decision 0006."""
+    return {"metric_type": "COSINE", "params": {"ef": max(128, 2 * k)}}
