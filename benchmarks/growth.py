@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmarks.corpora import CHUNKS_PER_DOCUMENT, edited, in_process, ports_of, write_documents
 from benchmarks.harness import arguments, finish_plot, metered, run_plainly, show
-from benchmarks.milvus_servers import lite_server
+from infra.local_milvus import lite_server, running
 
 STAGES = ("chunk", "embed", "index")
 
@@ -25,7 +25,7 @@ STAGES = ("chunk", "embed", "index")
 @contextmanager
 def milvus(home: Path) -> Iterator[int]:
     """A milvus-lite server with ASSAY_MILVUS_URI set to it, for the block; yields its process id."""
-    with lite_server(home) as server:
+    with running(lite_server(home)) as server:
         os.environ["ASSAY_MILVUS_URI"] = server.uri
         try:
             yield server.pid

@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import arguments, run_plainly, show, tree
-from benchmarks.milvus_servers import Server, real_server
 from benchmarks.queries import corpus_of
 from benchmarks.query_engines import NAME, Corpus, settle
-from infra.milvus_server import fetched, require_namespaces
+from infra.local_milvus import Server, real_server, running
 from pipelines.backends.milvus import MilvusStore
 from pipelines.backends.milvus.store import KEEPALIVE
 from pipelines.backends.openvino import load_embedder
@@ -78,8 +77,6 @@ def main() -> None:
     options = arguments(
         __doc__, rows={"type": int, "nargs": "+", "default": list(SIZES), "help": "chunks of the collection"}
     )
-    require_namespaces()
-    fetched()
     model = checkout() / "models" / "embedders" / "minilm.yaml"
     embedder = load_embedder(model, cache=Settings.from_env().cache, precision="fp32")
     rows: list[dict[str, Any]] = []
@@ -88,10 +85,10 @@ def main() -> None:
         for index in ("FLAT", "HNSW"):
             print(f"milvus_memory: {size:,} chunks, {index}", file=sys.stderr, flush=True)
             with tempfile.TemporaryDirectory(prefix="assay-milvus-") as temporary:
-                data = Path(temporary) / "data"
-                with real_server(data) as server:
+                server = real_server(Path(temporary))
+                with running(server):
                     fill(server.uri, corpus, index)
-                with real_server(data) as server:
+                with running(server):
                     rest, loaded = taken(server)
             if loaded <= rest:
                 raise BackendError(f"{NAME}: the server holds {loaded:.0f} MiB loaded, {rest:.0f} at rest")

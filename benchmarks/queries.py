@@ -25,7 +25,6 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness import arguments, run_plainly, show
-from benchmarks.milvus_servers import lite_server, real_server
 from benchmarks.query_engines import (
     DENSE,
     FULL,
@@ -39,7 +38,7 @@ from benchmarks.query_engines import (
     milvus,
     settle,
 )
-from infra.milvus_server import fetched, require_namespaces
+from infra.local_milvus import lite_server, real_server, running
 from pipelines.backends.openvino import load_embedder
 from pipelines.errors import AssayError, MissingTool
 from pipelines.ports import Embedder
@@ -103,17 +102,16 @@ def others(corpus: Corpus, embedder: Embedder, stack: ExitStack, folder: Path) -
     except MissingTool as exc:
         print(f"left out: {exc}", file=sys.stderr)
     for index in ("FLAT", "HNSW"):
-        server = stack.enter_context(lite_server(folder / f"served-{index}"))
+        server = stack.enter_context(running(lite_server(folder / f"served-{index}")))
         theirs = milvus(corpus, embedder, uri=server.uri, index_type=index)
         engines["milvus-lite server", index] = stack.enter_context(theirs), (DENSE, FULL)
-    try:
-        require_namespaces()
-        fetched()
-    except AssayError as exc:
-        print(f"left out: {exc}", file=sys.stderr)
-        return engines
     for index in ("FLAT", "HNSW"):
-        server = stack.enter_context(real_server(folder / f"real-{index}"))
+        try:
+            server = real_server(folder / f"real-{index}")
+        except AssayError as exc:
+            print(f"left out: {exc}", file=sys.stderr)
+            return engines
+        stack.enter_context(running(server))
         real = milvus(corpus, embedder, uri=server.uri, index_type=index)
         engines["Milvus server 2.3.5", index] = stack.enter_context(real), (DENSE,)
     return engines

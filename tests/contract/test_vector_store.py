@@ -14,12 +14,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from infra.local_milvus import free_port, lite_server, running
 from infra.milvus_server import BUCKET
 from pipelines.backends.milvus import MilvusStore
 from pipelines.backends.objects import ObstoreObjects
 from pipelines.errors import BackendError, BadConfig, BadInput, IntegrityError, NotFound
 from pipelines.schemas import VECTORS
-from tests.milvus_kit import free_port, lite_server, real_server, running
+from tests.milvus_kit import real_server
 
 pytestmark = pytest.mark.integration
 

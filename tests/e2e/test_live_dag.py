@@ -26,6 +26,7 @@ import psutil
 import pytest
 
 from infra.airflow_api import AirflowApi
+from infra.local_milvus import free_port
 from infra.services import USER, Services
 from infra.sessions import members
 from pipelines import graph
@@ -38,7 +39,6 @@ from tests import release_kit as kit
 from tests.e2e.test_demo import CHROMIUM, mine
 from tests.endpoint_kit import Server, chat_answer, serving
 from tests.integration.test_secrets_stay import secrets
-from tests.milvus_kit import free_port
 from tests.secret_scan import places
 
 pytestmark = pytest.mark.e2e

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
+from infra.local_milvus import lite_server, running
 from pipelines.actions import views
 from pipelines.settings import Settings
 from tests import release_kit as kit
 from tests.kill_kit import Zygote
 from tests.life_kit import land
-from tests.milvus_kit import lite_server, running
 
 pytestmark = pytest.mark.faults
 

@@ -15,12 +15,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from infra.local_milvus import Server, running
 from pipelines.builds import held
 from pipelines.core.digests import digest_row, digest_set
 from pipelines.errors import BackendError, IntegrityError
 from pipelines.schemas import VECTORS
 from tests.index_kit import Ports, params_of, ports_of, run_stage
-from tests.milvus_kit import Server, real_server, relayed, running
+from tests.milvus_kit import real_server, relayed
 
 pytestmark = pytest.mark.faults
 

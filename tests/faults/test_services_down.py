@@ -6,6 +6,7 @@ import time
 import psutil
 import pytest
 
+from infra.local_milvus import free_port
 from infra.services import Services, port
 from infra.sessions import end_sessions, members
 from pipelines.actions import reconcile
@@ -14,7 +15,6 @@ from pipelines.errors import AssayError, BackendError
 from pipelines.settings import QUIET
 from pipelines.wiring import Wiring
 from tests import release_kit as kit
-from tests.milvus_kit import free_port
 
 pytestmark = pytest.mark.faults
 TINY = kit.CORPUS

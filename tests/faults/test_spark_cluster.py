@@ -11,7 +11,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import threading
 import time
@@ -25,6 +24,8 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
+from infra.local_milvus import free_port, lite_server
+from infra.local_milvus import running as milvus_running
 from infra.spark_cluster import SparkCluster, running
 from pipelines.backends.spark import session
 from pipelines.backends.torch_embedder import load_torch
@@ -44,8 +45,7 @@ from tests.index_kit import (
     run_stage,
     write_corpus,
 )
-from tests.milvus_kit import lite_server, relayed
-from tests.milvus_kit import running as milvus_running
+from tests.milvus_kit import relayed
 
 pytestmark = pytest.mark.faults
 
@@ -53,12 +53,6 @@ PARAMS = params_of(chunk={"min_tokens": 24, "max_tokens": 48, "overlap": 4}, emb
 TEXTS = rules(32)
 """About 290 chunks of 45 tokens: eight Spark tasks, of which two run at a time."""
 MAY_HIDE = subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False).returncode == 0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 
+from infra.local_milvus import lite_server, running
 from pipelines.actions import gc, promote
 from pipelines.builds import load_build
 from pipelines.core.manifest import restored
@@ -28,7 +29,6 @@ from pipelines.released import now
 from pipelines.settings import Settings, checkout
 from pipelines.wiring import Wiring
 from tests import release_kit as kit
-from tests.milvus_kit import lite_server, running
 
 pytestmark = pytest.mark.faults
 SWITCHES, BESIDE = 200, 25

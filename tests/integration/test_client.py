@@ -9,12 +9,12 @@ import threading
 
 import pytest
 
+from infra.local_milvus import lite_server, running
 from pipelines.actions import promote
 from pipelines.client import Release
 from pipelines.errors import IntegrityError, NotFound
 from pipelines.wiring import Wiring
 from tests import release_kit as kit
-from tests.milvus_kit import lite_server, running
 
 pytestmark = pytest.mark.integration
 TINY, ASKED = kit.CORPUS, "Within how many days are refunds paid?"

@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ import numpy as np
 import pytest
 import yaml
 
+from infra.local_milvus import free_port
 from pipelines.actions import ask, promote, pull, verify, views
 from pipelines.actions.compare import page_of
 from pipelines.backends.openvino import load_embedder
@@ -62,10 +62,8 @@ def local() -> Any:
 @pytest.fixture(scope="module")
 def served(local: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The base URL of a `transformers serve` with the converted SmolLM2, healthy; stopped by its process id."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    program, log = Path(sys.executable).parent / "transformers", tmp_path_factory.mktemp("serve") / "serve.log"
+    port, program = str(free_port()), Path(sys.executable).parent / "transformers"
+    log = tmp_path_factory.mktemp("serve") / "serve.log"
     where = ["--host", "127.0.0.1", "--port", port, "--device", "cpu", "--dtype", local.precision]
     with log.open("wb") as out:
         command = [program, "serve", str(local.folder), *where]

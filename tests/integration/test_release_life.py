@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import requests
 
+from infra.local_milvus import free_port
 from pipelines.actions import ask, promote, pull, reconcile, rollback, verify, views
 from pipelines.backends.releaselog import SignedReleaseLog
 from pipelines.errors import BadInput, IntegrityError, NotFound, NotPromotable, PromotionConflict
@@ -20,7 +21,6 @@ from pipelines.released import embedder_of
 from pipelines.wiring import Wiring
 from tests import release_kit as kit
 from tests.cli_kit import assay, process
-from tests.milvus_kit import free_port
 
 pytestmark = pytest.mark.integration
 TINY = kit.CORPUS

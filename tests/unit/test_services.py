@@ -11,11 +11,11 @@ import psutil
 import pytest
 
 from infra import services as module
+from infra.local_milvus import free_port
 from infra.services import Services
 from infra.sessions import end_sessions
 from pipelines.errors import BackendError, MissingTool
 from pipelines.settings import Settings
-from tests.milvus_kit import free_port
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
 NAMES = ("milvus", "airflow")
