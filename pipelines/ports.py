@@ -173,7 +173,7 @@ class VectorStore(Protocol):
 
     @property
     def shared(self) -> bool:
-        """True when several processes may load and search at once: a server, not a folder."""
+        """True when several processes may load one collection at once: a server that says so, never a folder."""
         ...
 
     def load(

@@ -1,7 +1,8 @@
 """Load a build's Parquet into one Milvus collection, and seal the build when count and digest agree.
 
 A server is loaded by Spark's executors side by side, each reading its parts from the object store; a build of one part,
-and a milvus-lite folder, which serves one process, are loaded by this process.
+a milvus-lite folder, which serves one process, and milvus-lite's server, which loses rows of several writers, are
+loaded by this process.
 
 The Parquet is the truth: what Milvus holds is read back whole and compared with it. A half load that a killed run left
 is dropped and loaded again, once. A sealed build is only looked at; when Milvus lost it, it is loaded again.

@@ -115,6 +115,11 @@ def test_more_rows_than_a_page(store: MilvusStore, monkeypatch: pytest.MonkeyPat
     assert len(keys) == len(set(keys)) == 2500
 
 
+def test_only_a_milvus_server_takes_several_writers(store: MilvusStore, request: pytest.FixtureRequest) -> None:
+    """milvus-lite's upserts take no lock."""
+    assert store.shared == (request.node.callspec.params["uri"] == "milvus")
+
+
 def test_searches_by_meaning(store: MilvusStore) -> None:
     store.load(NAME, [batch(*range(6))], dim=8, index_type="HNSW")
     (dense,) = store.search(NAME, ["x"], UNIT[1:2], k=3, mode="dense")

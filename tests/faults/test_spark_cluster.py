@@ -24,7 +24,7 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from infra.local_milvus import free_port, lite_server
+from infra.local_milvus import free_port
 from infra.local_milvus import running as milvus_running
 from infra.spark_cluster import SparkCluster, running
 from pipelines.backends.spark import session
@@ -45,7 +45,7 @@ from tests.index_kit import (
     run_stage,
     write_corpus,
 )
-from tests.milvus_kit import relayed
+from tests.milvus_kit import real_server, relayed
 
 pytestmark = pytest.mark.faults
 
@@ -157,8 +157,8 @@ def test_an_executor_killed_in_the_middle_of_embed_changes_nothing(cluster: Spar
 def test_an_executor_killed_in_the_middle_of_index_changes_nothing(
     cluster: SparkCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Four parts of 2,000 rows into a milvus-lite server, from two executors of which one dies."""
-    server = lite_server(tmp_path)
+    """Four parts of 2,000 rows into a Milvus server, from two executors of which one dies."""
+    server = real_server(tmp_path)
     ports = ports_of(tmp_path / "home", PARAMS)
     ports.settings = replace(ports.settings, spark_master=cluster.url)
     facts = build_in(ports)

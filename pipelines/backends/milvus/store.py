@@ -70,8 +70,13 @@ class MilvusStore:
 
     @property
     def shared(self) -> bool:
-        """True for a server that is sent its rows: several processes may then load one collection at once."""
-        return self._server and self._imports is None
+        """True for a server that is sent its rows: several processes may then load one collection at once.
+
+        Not milvus-lite's, whose upserts take no lock: of rows from eight writers at once it loses some and says
+        nothing, and as it is one Python process, two writers load it no faster than one. A BackendError when the
+        server does not say what it is.
+        """
+        return self._server and self._imports is None and not self._version.startswith("milvus_lite")
 
     @cached_property
     def _client(self) -> Any:
@@ -150,7 +155,8 @@ class MilvusStore:
 
     @cached_property
     def _version(self) -> str:
-        return str(self._client.get_server_version())
+        with self._said_plainly("asking for its version"):
+            return str(self._client.get_server_version())
 
     @cached_property
     def _full_text(self) -> bool:
