@@ -51,8 +51,8 @@ class Server:
         return self.process.pid
 
     def start(self) -> None:
-        """Return when a client is answered. BackendError with the end of its log when it ends first or takes too long;
-        it is killed then."""
+        """Return when a client is answered. BackendError with the end of its log when it ends first or takes too
+        long; `kill` ends what is left of it."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
@@ -61,7 +61,6 @@ class Server:
         deadline = time.monotonic() + _PATIENCE
         while not self.answers():
             if self.process.poll() is not None or time.monotonic() > deadline:
-                self.kill()
                 end = (self.folder / "log").read_text(errors="replace")[-2000:]
                 raise BackendError(f"{self.command[0]} does not answer on port {self.port}: {end}")
             time.sleep(0.1)
@@ -86,16 +85,18 @@ class Server:
         return True
 
     def kill(self) -> None:
+        """Nothing happens when it has ended; BackendError before `start`."""
+        pid = self.pid
         if self.process is not None and self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGKILL)
+            os.killpg(pid, signal.SIGKILL)
             self.process.wait()
 
 
 @contextmanager
 def running(server: Server) -> Iterator[Server]:
     """The server, started, and killed with the block."""
-    server.start()
     try:
+        server.start()
         yield server
     finally:
         server.kill()
