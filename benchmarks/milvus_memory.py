@@ -18,6 +18,7 @@ from benchmarks.harness import arguments, run_plainly, show, tree
 from benchmarks.queries import corpus_of
 from benchmarks.query_engines import NAME, Corpus, settle
 from infra.local_milvus import Server, real_server, running
+from infra.milvus_server import fetched, require_namespaces
 from pipelines.backends.milvus import MilvusStore
 from pipelines.backends.milvus.store import KEEPALIVE
 from pipelines.backends.openvino import load_embedder
@@ -77,6 +78,8 @@ def main() -> None:
     options = arguments(
         __doc__, rows={"type": int, "nargs": "+", "default": list(SIZES), "help": "chunks of the collection"}
     )
+    require_namespaces()  # before the corpus is embedded for nothing
+    fetched()
     model = checkout() / "models" / "embedders" / "minilm.yaml"
     embedder = load_embedder(model, cache=Settings.from_env().cache, precision="fp32")
     rows: list[dict[str, Any]] = []

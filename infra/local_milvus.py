@@ -99,7 +99,8 @@ def running(server: Server) -> Iterator[Server]:
         server.start()
         yield server
     finally:
-        server.kill()
+        if server.process is not None:
+            server.kill()
 
 
 def lite_server(folder: Path) -> Server:

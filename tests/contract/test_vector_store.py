@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from infra.local_milvus import free_port, lite_server, running
 from infra.milvus_server import BUCKET
 from pipelines.backends.milvus import MilvusStore
 from pipelines.backends.objects import ObstoreObjects
+from pipelines.builds import load_build
+from pipelines.core.digests import digest_row, digest_set
 from pipelines.errors import BackendError, BadConfig, BadInput, IntegrityError, NotFound
 from pipelines.schemas import VECTORS
 from tests.milvus_kit import real_server
@@ -115,9 +119,26 @@ def test_more_rows_than_a_page(store: MilvusStore, monkeypatch: pytest.MonkeyPat
     assert len(keys) == len(set(keys)) == 2500
 
 
-def test_only_a_milvus_server_takes_several_writers(store: MilvusStore, request: pytest.FixtureRequest) -> None:
-    """milvus-lite's upserts take no lock."""
-    assert store.shared == (request.node.callspec.params["uri"] == "milvus")
+def test_only_a_milvus_server_takes_several_writers(
+    store: MilvusStore, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """A build of two parts; milvus-lite's upserts take no lock."""
+    objects, spread = ObstoreObjects(str(tmp_path / "objects")), []
+    for part, rows in enumerate((batch(0, 1), batch(2))):
+        sink = io.BytesIO()
+        pq.write_table(pa.Table.from_batches([rows]), sink)
+        objects.put(f"builds/b/part-{part}", sink.getvalue())
+    marks = [digest_row(b"k%d" % n, b"digest-%d" % n, UNIT[n].tobytes()) for n in range(3)]
+    facts = {"key": "builds/b", "collection": NAME, "parts": ["part-0", "part-1"], "rows": 3, "dim": 8}
+
+    def inline(parts: Sequence[str], load: Callable[[str], int]) -> int:
+        spread.extend(parts)
+        return sum(map(load, parts))
+
+    several = request.node.callspec.params["uri"] == "milvus"
+    assert store.shared == several
+    assert load_build(store, objects, {**facts, "digest": digest_set(marks)}, spread=inline) == 1
+    assert spread == (facts["parts"] if several else [])
 
 
 def test_searches_by_meaning(store: MilvusStore) -> None:
