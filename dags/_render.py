@@ -24,7 +24,7 @@ from pipelines.settings import Settings
 NOTHING_TO_DO, BAD_INPUT = 99, 2
 START = datetime(2026, 1, 1)
 PATIENCE = timedelta(days=7)
-"""How long a person may take; then the task fails, and the next candidate can be judged."""
+"""How long a person may take; then the task fails for good, and the next candidate can be judged."""
 AWAITS = {"corpus": (), "index": ("corpus",), "adapter": ("corpus",), "release": ("index", "adapter")}
 PURPOSE = {
     "corpus": "Fetch the landed documents, check them and version what passed. An unchanged corpus emits no event.",
@@ -72,7 +72,10 @@ class StageOperator(BaseOperator):
 
 class AskOperator(ApprovalOperator):
     """Asks a person whether `candidate` may be released: "Required Actions" in the UI. Asks nothing where there is no
-    candidate. Its result is what promote is given: who, when, in which run, and which candidate."""
+    candidate. Its result is what promote is given: who, when, in which run, and which candidate.
+
+    A retry asks again: Airflow 3.3 may fail a try that was answered within seconds (docs/faults.md).
+    """
 
     template_fields = (*ApprovalOperator.template_fields, "candidate")
 
@@ -82,6 +85,11 @@ class AskOperator(ApprovalOperator):
 
     def execute(self, context: Any) -> Any:
         return super().execute(context) if self.candidate else None
+
+    def process_trigger_event_error(self, event: dict[str, Any]) -> None:
+        if event["error_type"] == "timeout":
+            raise AirflowFailException(f"Nobody answered within {self.response_timeout}: {self.candidate}")
+        super().process_trigger_event_error(event)
 
     def execute_complete(self, context: Any, event: dict[str, Any]) -> dict[str, str] | None:
         answer = super().execute_complete(context, event)
@@ -153,7 +161,6 @@ def _ask_before(promote: StageOperator, dag: DAG) -> None:
         body=f"Candidate {{{{ {judged}.get('awaits', '') }}}}: {{{{ {judged}.get('summary', '') }}}}",
         candidate=f"{{{{ {judged}.get('awaits', '') }}}}",
         response_timeout=PATIENCE,
-        retries=0,
         doc_md="Ask a person (promote.approval: airflow). Nothing to release: nobody is asked.",
     )
     promote.approval = "{{ ti.xcom_pull(task_ids='approve') | tojson }}"

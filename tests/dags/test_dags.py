@@ -49,6 +49,8 @@ def test_tasks_and_edges_are_those_of_the_graph(dags, kind):
 
 
 def test_a_person_is_asked_between_judge_and_promote_where_params_say_so(tmp_path, monkeypatch, dags):
+    from airflow.sdk.exceptions import AirflowFailException
+
     from dags._render import AskOperator, render
 
     raw = yaml.safe_load((checkout() / "params.yaml").read_text())
@@ -63,7 +65,9 @@ def test_a_person_is_asked_between_judge_and_promote_where_params_say_so(tmp_pat
     assert isinstance(ask, AskOperator) and "candidate" in ask.template_fields and ask.defaults is None
     assert (ask.upstream_task_ids, promote.upstream_task_ids) == ({"judge"}, {"judge", "approve"})
     assert "approval" in promote.template_fields and "xcom_pull(task_ids='approve')" in promote.approval
-    assert (ask.retries, promote.retries) == (0, 2)
+    assert (ask.retries, promote.retries) == (2, 2)
+    with pytest.raises(AirflowFailException, match="Nobody answered within 7 days"):  # which no retry follows
+        ask.execute_complete({}, {"error": "timed out", "error_type": "timeout"})
     assert dags["handbook_release"].task_dict["promote"].approval == ""
     assert "approve" not in render("index")["asked_airflow_index"].task_dict
 
