@@ -310,6 +310,24 @@ def test_a_refusal_publishes_nothing(stack, reader):
     assert stack.generations() == [1] and reader.generation == 1
 
 
+def test_an_answer_that_airflow_loses_is_asked_for_again(stack, reader):
+    """Airflow notices the end of the process that asked some five seconds after the question: docs/faults.md."""
+    run, tries = stack.api.trigger(f"{TINY}_release"), set()
+
+    def answer():
+        task = stack.task("release", "approve")
+        asked = datetime.now(UTC) - datetime.fromisoformat(task["start_date"])
+        if task["try_number"] == 1:
+            time.sleep(max(0.0, 4.7 - asked.total_seconds()))
+        tries.add(task["try_number"])
+        stack.answer(run, "Reject")
+
+    stack.asked_until_known(answer)
+    assert stack.until_task("release", "promote", "skipped")["dag_run_id"] == run
+    assert stack.task("release", "approve")["try_number"] == max(tries) == len(tries)
+    assert stack.generations() == [1]
+
+
 def approve_in_a_browser(stack, run, folder):
     from playwright.sync_api import sync_playwright
 
