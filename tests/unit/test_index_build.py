@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,11 +19,11 @@ from pipelines.backends.milvus import MilvusStore
 from pipelines.backends.objects import ObstoreObjects
 from pipelines.backends.openvino import load_embedder
 from pipelines.builds import load_build
-from pipelines.core.digests import digest_row, digest_set
 from pipelines.embeddings import tasks
 from pipelines.errors import BackendError, BadConfig, BadInput, IntegrityError, MissingTool, NotFound
 from pipelines.schemas import VECTORS
 from pipelines.stages.embed import build_digest, check_vectors, whole_build
+from tests.build_kit import put_build
 
 
 def test_a_build_is_named_after_everything_that_makes_it() -> None:
@@ -89,20 +87,15 @@ class MemoryStore:
 @pytest.fixture
 def build(tmp_path: Path) -> tuple[ObstoreObjects, dict[str, Any]]:
     """Three rows in two parts: vectors are the unit vectors of three dimensions."""
-    objects, marks = ObstoreObjects(str(tmp_path)), []
-    for part, numbers in enumerate([(0, 1), (2,)]):
+    objects, parts = ObstoreObjects(str(tmp_path)), []
+    for numbers in [(0, 1), (2,)]:
         rows = []
         for n in numbers:
-            vector = np.eye(3, dtype="<f4")[n]
-            marks.append(digest_row(f"k{n}".encode(), f"t{n}".encode(), vector.tobytes()))
             shown = {"document": "d", "title": "", "ordinal": n, "start": n, "end": n + 1, "tokens": 1, "text": "x"}
-            shown["access"] = "public"
-            rows.append({"key": f"k{n}", "text_digest": f"t{n}", "vector": vector.tolist(), **shown})
-        sink = io.BytesIO()
-        pq.write_table(pa.Table.from_pylist(rows, schema=VECTORS), sink)
-        objects.put(f"builds/b/part-{part}", sink.getvalue())
-    facts = {"key": "builds/b", "collection": "b", "parts": ["part-0", "part-1"], "rows": 3, "dim": 3}
-    return objects, {**facts, "digest": digest_set(marks)}
+            vector = np.eye(3, dtype="<f4")[n].tolist()
+            rows.append({"key": f"k{n}", "text_digest": f"t{n}", "vector": vector, "access": "public", **shown})
+        parts.append(pa.RecordBatch.from_pylist(rows, schema=VECTORS))
+    return objects, put_build(objects, parts, collection="b", dim=3)
 
 
 def test_a_collection_is_loaded_once_and_then_only_looked_at(build: Any) -> None:

@@ -4,12 +4,16 @@ An import inserts and does not look for keys that are there already, so it is fo
 load that did not end whole begins again with a new one. What it did is read back like any other load. The files are
 left where they were put, below the collection's name; they are not read again, and the bucket's own rules may remove
 them.
+
+A server works on its tasks in order, and one whose collection is dropped under it may hold up all that follow until it
+expires, some 20 minutes later (2.3.5; github.com/milvus-io/milvus/issues/28617): see `settled`.
 """
 
 from __future__ import annotations
 
 import io
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -20,7 +24,11 @@ from pipelines.ports import ObjectStore
 ROWS = 50_000
 """Rows of one file, which is one task of the server's: about 100 MB at 384 dimensions."""
 
-_PATIENCE = 3_600.0
+_QUEUED = 16
+"""Tasks at the server at once: its queue takes 32 of all its clients, and refuses more."""
+
+_PATIENCE = 1_800.0
+"""Seconds for one task after the one before it; a server gives up its own after some 1,200."""
 _FIELDS = ("key", "document", "title", "text", "text_digest", "access", "start", "end", "vector")
 
 
@@ -38,19 +46,28 @@ def imported(client: Any, store: ObjectStore, collection: str, rows: Iterable[An
     find there what was put, BackendError when it fails otherwise; IntegrityError on a vector or label that is none.
     """
     handler = client._get_connection()  # MilvusClient has no method for it, the REST call needs another port
-    total, tasks = 0, {}
+    total, tasks = 0, deque[tuple[str, int]]()
     for number, table in enumerate(_tables(rows, dim)):
         key = f"{collection}/import-{number:05d}.parquet"
         store.put(key, _parquet(table))
         path = store.uri(key)
         # In a bucket the server wants the key, on its own disk the path.
         path = path.removeprefix("s3://").split("/", 1)[1] if path.startswith("s3://") else path
-        tasks[path] = handler.do_bulk_insert(collection, "", [path])
+        if len(tasks) == _QUEUED:
+            _wait(handler, *tasks.popleft())
+        tasks.append((path, handler.do_bulk_insert(collection, "", [path])))
         total += table.num_rows
-    deadline = time.monotonic() + _PATIENCE
-    for path, task in tasks.items():
-        _wait(handler, path, task, deadline=deadline)
+    while tasks:
+        _wait(handler, *tasks.popleft())
     return total
+
+
+def settled(client: Any, collection: str) -> None:
+    """Return when the server works on no import into the collection, which may then be dropped; waits for what a
+    killed run has left there. BackendError when one does not end."""
+    handler = client._get_connection()
+    for task in handler.list_bulk_insert_tasks(0, collection):  # 0: all
+        _end_of(handler, task.infos.get("files", "a file"), task.task_id)
 
 
 def _tables(rows: Iterable[Any], dim: int) -> Iterator[Any]:
@@ -79,21 +96,31 @@ def _parquet(table: Any) -> bytes:
     return sink.getvalue()
 
 
-def _wait(handler: Any, path: str, task: int, *, deadline: float) -> None:
+def _wait(handler: Any, path: str, task: int) -> None:
+    state = _end_of(handler, path, task)
+    if state.state_name == "Completed":
+        return
+    reason = str(state.infos.get("failed_reason", "no reason given"))
+    if any(sign in reason for sign in ("no such file", "does not exist", "NoSuchKey")):
+        raise BadConfig(
+            f"Milvus does not find {path}; ASSAY_MILVUS_BULK must name a place in Milvus' own storage: "
+            "s3://ITS-BUCKET/PREFIX, or a folder when its storage is local"
+        )
+    raise BackendError(f"Milvus could not import {path}: {reason[:300]}")
+
+
+def _end_of(handler: Any, path: str, task: int) -> Any:
+    """The state of a task that ended, well or not; says once a minute that it is waited for."""
+    start = said = time.monotonic()
     while True:
-        state = handler.get_bulk_insert_state(task)
-        if state.state_name == "Completed":
-            return
-        if state.state_name.startswith("Failed"):
-            reason = str(state.infos.get("failed_reason", "no reason given"))
-            if any(sign in reason for sign in ("no such file", "does not exist", "NoSuchKey")):
-                raise BadConfig(
-                    f"Milvus does not find {path}; ASSAY_MILVUS_BULK must name a place in Milvus' own storage: "
-                    "s3://ITS-BUCKET/PREFIX, or a folder when its storage is local"
-                )
-            raise BackendError(f"Milvus could not import {path}: {reason[:300]}")
-        if time.monotonic() > deadline:
+        state, now = handler.get_bulk_insert_state(task), time.monotonic()
+        if state.state_name == "Completed" or state.state_name.startswith("Failed"):
+            return state
+        if now - start > _PATIENCE:
             raise BackendError(f"Milvus did not import {path} within {_PATIENCE:.0f} s; it is at {state.state_name}")
+        if now - said >= 60:
+            said = now
+            print(f"import of {path}: {state.state_name} after {now - start:.0f} s", flush=True)
         time.sleep(0.2)
 
 

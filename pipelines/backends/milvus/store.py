@@ -208,19 +208,25 @@ class MilvusStore:
         )
 
     def _import(self, to: ObjectStore, collection: str, rows: Iterable[Any], *, dim: int, index_type: str) -> int:
-        """Import into an empty collection, always a new one: an import adds to what is there, and what a killed run
-        left queued at the server ends with the collection that it was for. One that fails leaves none."""
+        """Import into an empty collection, always a new one: an import adds to what is there. One that fails leaves
+        none."""
         bulk.require_import(self._version, self._uri)
-        self.drop(collection)
+        self._drop_settled(collection)
         self._create(collection, dim, index_type)
         try:
             written = bulk.imported(self._client, to, collection, rows, dim=dim)
             bulk.wait_for_rows(self._client, collection, written)
         except Exception:
             with suppress(BackendError):
-                self.drop(collection)
+                self._drop_settled(collection)
             raise
         return written
+
+    def _drop_settled(self, collection: str) -> None:
+        with self._said_plainly(f"waiting for imports into {collection}"):
+            if self._exists(collection):
+                bulk.settled(self._client, collection)
+        self.drop(collection)
 
     def rows(self, collection: str) -> Iterator[tuple[str, str, bytes]]:
         """(key, text digest, vector bytes as little-endian float32) of every row, the digest `labelled`; NotFound
