@@ -66,7 +66,8 @@ def settled(client: Any, collection: str) -> None:
     """Return when the server works on no import into the collection, which may then be dropped; waits for what a
     killed run has left there. BackendError when one does not end."""
     handler = client._get_connection()
-    for task in handler.list_bulk_insert_tasks(0, collection):  # 0: all
+    tasks = handler.list_bulk_insert_tasks(0, collection)  # 0: all
+    for task in sorted(tasks, key=lambda one: int(one.task_id)):  # as they were queued
         _end_of(handler, task.infos.get("files", "a file"), task.task_id)
 
 
