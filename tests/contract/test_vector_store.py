@@ -480,10 +480,12 @@ def test_an_import_that_did_not_end_begins_again_from_nothing(
     assert not store._client.has_collection(NAME)
 
     monkeypatch.setattr("pipelines.backends.milvus.bulk._PATIENCE", 120.0)  # a task held up is held for 20 minutes
+    tasks: list[int] = []
     for killed_at in ("Pending", "Started", "Started", "Started"):
         with monkeypatch.context() as killed:
 
             def gone(handler: Any, path: str, task: int, at: str = killed_at) -> None:
+                tasks.append(task)
                 deadline = time.monotonic() + 60
                 while (state := handler.get_bulk_insert_state(task).state_name) not in (at, "Persisted", "Completed"):
                     assert time.monotonic() < deadline, f"the task of the killed run holds up the next, at {state}"
@@ -495,6 +497,9 @@ def test_an_import_that_did_not_end_begins_again_from_nothing(
                 store.load(NAME, [batch(0, 1)], dim=8)
         assert store._client.has_collection(NAME)
     assert store.load(NAME, [batch(0, 1)], dim=8) == 2
+    ends = [store._client._get_connection().get_bulk_insert_state(task).state_name for task in tasks]
+    assert len(ends) == 4
+    assert set(ends) <= {"Completed", "Failed", "Failed and cleaned"}, "a task of a killed run did not end"
     store._client.flush(NAME)
     assert sorted(key for key, _, _ in store.rows(NAME)) == ["k0", "k1"]
     store.drop(NAME)
